@@ -1,0 +1,1 @@
+"""One file per command: parse arguments, print results, choose the exit code."""

@@ -1,0 +1,5 @@
+"""Install b2s; everything is declared in setup.cfg."""
+
+from setuptools import setup
+
+setup()

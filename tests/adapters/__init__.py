@@ -1,0 +1,1 @@
+"""Adapters against the outside things they adapt."""

@@ -1,0 +1,1 @@
+"""The format as old buckets contain it."""
