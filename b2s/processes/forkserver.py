@@ -17,6 +17,7 @@ import signal
 import stat
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker, util
@@ -44,7 +45,12 @@ def start(process: BaseProcess) -> None:
         WorkerFailed: It died meanwhile; the next process gets a new one.
     """
     try:
-        process.start()
+        try:
+            process.start()
+        except ConnectionRefusedError:  # nothing was sent yet, and the dying one is replaced once it is dead
+            end()
+            ensure_running()
+            process.start()
     except (EOFError, ConnectionError) as error:
         raise WorkerFailed(
             "the process that starts the others was killed while it started one",
@@ -104,6 +110,10 @@ def _become_forkserver(command: str, descriptors: Sequence[int], signal_mask: se
         _let_go_of_tracker()
         exec(command, {"__name__": "__main__"})
         status = 0
+    except SystemExit:
+        status = 0  # how it ends when the supervisor is gone
+    except BaseException:  # noqa: BLE001 - nobody is above this: told here or nowhere
+        traceback.print_exc()
     finally:
         os._exit(status)
 

@@ -234,7 +234,7 @@ def test_children_do_not_keep_it_alive(tmp_path: Path) -> None:
     lock = RunLock(str(path), "first")
     lock.acquire()
     with subprocess.Popen(["sleep", "60"], close_fds=False) as child:
-        os.close(lock._fd or -1)  # as if we had been killed: no release, the file stays
+        lock._forget()  # as if we had been killed: no release, the file stays
         path.write_text(content(pid=2**22 + 5))
         with RunLock(str(path), "second") as second:
             assert second.stale is not None

@@ -33,18 +33,20 @@ SHARED_BYTES = 128 * 1024  # one extent
 REFERENCES = 1100  # the kernel looks for no clone of an extent with more than 1024. Source: Linux fs/btrfs/send.c
 
 
-def interrupted(rig: Rig, part: int, *arguments: str) -> Run:
-    """Kill the supervisor when the `part`-th part is under way."""
+def interrupted(rig: Rig, part: int, *arguments: str, chunks: int = 0) -> Run:
+    """Kill the supervisor when the `part`-th part is under way, and so many chunks are complete."""
     wait = held(rig, "UploadPart", CHUNKS, nth=part)
     run = rig.start(*arguments)
     wait(run)
+    if chunks:
+        run.wait_event("chunk_completed", count=chunks)
     _kill(rig, run)
     return run
 
 
 def _kill(rig: Rig, run: Run) -> None:
     run.kill()
-    rig.proxy.clear()
+    rig.proxy.clear(drop=True)
     workspace.poll(lambda: not rig.proxy.in_flight(), seconds=10, what="the proxy is idle")
 
 
@@ -244,7 +246,7 @@ def test_other_stream_on_resume(make_rig: MakeRig, change: Callable[[Rig, Path],
         _pair_and_twins(rig.source)
     rig.note()
     rig.write_config(s3={"concurrency": 1})
-    interrupted(rig, 4)
+    interrupted(rig, 4, chunks=1)
     (name,) = rig.own_snapshots()
     snapshot = rig.snapshots / name
     before = _stream_hash(snapshot)

@@ -78,9 +78,15 @@ class Hold:
     seconds: float = 60.0
     reply: bool = False
     released: threading.Event = field(default_factory=threading.Event)
+    dropped: threading.Event = field(default_factory=threading.Event)
 
-    def release(self) -> None:
-        """Let every call that is held, and any later one, go on."""
+    def release(self, *, drop: bool = False) -> None:
+        """Let every call that is held, and any later one, go on; or with `drop`, break off what was not forwarded.
+
+        A client that was killed may have left all of its body in the kernel: only `drop` keeps that from the server.
+        """
+        if drop:
+            self.dropped.set()
         self.released.set()
 
 

@@ -143,13 +143,13 @@ class FaultProxy:
         with self._lock:
             self._random = RandomFaults(seed, share) if share else None
 
-    def clear(self) -> None:
-        """Forget all rules and release what they hold; the history stays."""
+    def clear(self, *, drop: bool = False) -> None:
+        """Forget all rules and release what they hold, or break it off; the history stays."""
         with self._lock:
             rules, self._rules, self._random = self._rules, [], None
         for rule in rules:
             if isinstance(rule.fault, Hold):
-                rule.fault.release()
+                rule.fault.release(drop=drop)
 
     def history(self, operation: str | None = None, *, key: str = "") -> list[Exchange]:
         """Return the finished calls in the order they ended, of one operation and keys that contain `key` if given."""
@@ -264,6 +264,8 @@ class FaultProxy:
         self._closing.wait(self.latency_seconds)
         if isinstance(fault, Hold) and not fault.reply:
             fault.released.wait(fault.seconds)
+            if fault.dropped.is_set():
+                raise Broken
         if call.exchange.headers.get("expect", "").lower() == "100-continue":
             call.client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         if isinstance(fault, ResetUp) and fault.after_bytes == 0:

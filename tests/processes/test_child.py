@@ -89,3 +89,40 @@ def test_killed_resource_tracker_is_silent() -> None:
         """
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+
+
+def test_forkserver_that_dies_before_a_start_is_replaced() -> None:
+    """It refuses connections already, and is no zombie yet: nothing was sent to it, so another one is asked."""
+    done = run(
+        """
+        import os, socket, tempfile
+        from multiprocessing import forkserver
+        from b2s.processes.child import process_context
+        from b2s.processes.forkserver import start
+
+        process = process_context().Process(target=print, args=("started",))
+        dying = forkserver._forkserver._forkserver_pid
+        with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as deaf:
+            deaf.bind(directory + "/deaf")
+            forkserver._forkserver._forkserver_address = directory + "/deaf"
+            start(process)
+        process.join()
+        assert forkserver._forkserver._forkserver_pid != dying
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", "")
+
+
+def test_fork_that_fails_says_why() -> None:
+    """What keeps the forkserver from starting is told on stderr, not lost with the process."""
+    done = run(
+        """
+        import os
+        from b2s.processes import forkserver
+
+        pid = forkserver._fork("", ["no Python at all"], [])
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """
+    )
+    assert done.stdout == "1\n"
+    assert "SyntaxError" in done.stderr

@@ -14,7 +14,7 @@ from b2s.adapters.spool import Spool
 from b2s.core.messages import SegmentSpooled, SlotFree, Stop, StreamEnded
 from b2s.core.settings import LogSettings
 from b2s.core.sizing import Sizes
-from b2s.processes import chunker
+from b2s.processes import chunker, forkserver
 from b2s.processes.child import ChildBoot, process_context
 from scripts.bench.synthetic_stream import pieces
 
@@ -54,7 +54,7 @@ class Cutter:
             args=(boot, reader, self.spool.path, SIZES, self.free_slots, self.announcements),
             daemon=True,
         )
-        self.process.start()
+        forkserver.start(self.process)
         reader.close()
 
     def cut(self, *fed: bytes) -> tuple[list[tuple[int, int, bool, bytes]], StreamEnded]:
