@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -59,18 +60,55 @@ def test_completion_scripts_ask_this_program() -> None:
         assert "b2s" in text.replace(completion.COMPLETION_VARIABLE, ""), name
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_with_the_script_that_ships(tmp_path: Path) -> None:
-    """A bash that has read it is told what may follow."""
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """b2s as a command of that name."""
     program = tmp_path / "b2s"
     program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m b2s "$@"\n')
     program.chmod(0o755)
+    return program
+
+
+def shell(program: Path, *words: str) -> str:
+    """Run a shell that finds the program; return what it prints."""
+    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(program.parent)}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_with_the_script_that_ships(program: Path) -> None:
+    """A bash that has read it is told what may follow."""
     script = (
         f". {ROOT}/completion/bash/b2s; COMP_WORDS=(b2s restore --ta); COMP_CWORD=2; _b2s_completion {program};"
-        'printf "%s\\n" "${COMPREPLY[@]}"'
+        'printf "%s\n" "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=30)
-    assert done.stdout.split() == ["--target"], done.stderr
+    assert shell(program, "bash", "-c", script).split() == ["--target"]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
+def test_fish_completes_with_the_script_that_ships(program: Path) -> None:
+    """A fish that has read it offers the option, with its help."""
+    offered = shell(program, "fish", "-c", f'source {ROOT}/completion/fish/b2s.fish; complete -C "b2s restore --targ"')
+    assert offered.split()[:2] == ["--target", "The"]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_completes_with_the_script_that_ships(program: Path) -> None:
+    """An interactive zsh that finds it on its fpath completes the option at the tab key."""
+    script = f"""
+        zmodload zsh/zpty
+        zpty inner zsh -f -i
+        zpty -w inner "PS1=; fpath=({ROOT}/completion/zsh \\$fpath); autoload -Uz compinit; compinit -u -D"
+        zpty -w inner "print re''ady"
+        zpty -r -m inner seen '*ready*'
+        zpty -w -n inner $'b2s restore --targ\\t'
+        zpty -r -m inner seen '*--target*'
+        zpty -d inner
+        print completed
+    """
+    assert shell(program, "zsh", "-f", "-c", script) == "completed\n"
 
 
 def test_completion_completes() -> None:
