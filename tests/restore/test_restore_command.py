@@ -22,6 +22,7 @@ from tests.parts.servers import CANARY_SECRET, MotoServer, S3Server, SeaweedServ
 from tests.parts.tree import differences, tree_digest
 from tests.parts.workspace import poll
 from tests.restore.conftest import Origin
+from tests.system import terminal
 from tests.system.commands import Caller
 
 TREE_BYTES_MAX = 300 << 20  # for all processes together, beside the spool
@@ -276,3 +277,31 @@ def test_verify_command(make_origin: MakeOrigin, seaweed: SeaweedServer, tmp_pat
     assert done.last["error"].startswith("1 finding, the first: chunk_missing in data")
     assert caller.call("verify", *where(origin)).stdout.count("chunk_missing") == 1
     assert caller.call("verify", *where(origin), "--backup", "x").exit_code == 2
+
+
+def test_waiting_for_the_archive_is_seen_on_a_terminal(
+    make_origin: MakeOrigin, moto: MotoServer, loopfs: Filesystems, tmp_path: Path, proxy: MakeProxy
+) -> None:
+    """The live line counts what has come out of the archive, and gives way to the download."""
+    from tests.parts.faults import RewriteHeaders
+
+    origin = make_origin(moto, size_bytes=1 << 20, storage_class="DEEP_ARCHIVE")
+    origin.change_and_back_up()
+    front, elsewhere = proxy(moto), loopfs()
+    ongoing = RewriteHeaders({"x-amz-restore": 'ongoing-request="true"'})
+    full, incremental = origin.uploader.chunk_keys()
+    front.rule("HeadObject", ongoing, nth=2, times=2, key=full)
+    front.rule("HeadObject", ongoing, nth=2, times=4, key=incremental)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "sources: [{name: data, path: /srv/data}]\n"
+        f"s3: {{bucket: b2s-restore, prefix: {origin.uploader.prefix}, endpoint_url: '{front.endpoint_url}'}}\n"
+        "restore: {poll_interval: 1s}\n"
+    )
+    arguments = ["restore", "--config", str(config), "--source", "data", "--target", str(elsewhere.path / "restored")]
+    seen = terminal.call(Caller(tmp_path, moto).environment, *arguments, width=100)
+    assert seen.exit_code == 0, seen.raw
+    assert [line for line in seen.live if "0 of 2" in line]
+    assert [line for line in seen.live if "1 of 2" in line]
+    assert all(len(line) <= 100 for line in seen.live)
+    assert differences(tree_digest(origin.snapshots[-1]), tree_digest(elsewhere.path / "restored")) == []
