@@ -22,13 +22,16 @@ MANIFESTS = "/manifests/"
 
 
 def held(rig: Rig, operation: str, key: str, *, reply: bool = False, nth: int = 1) -> Callable[[Run], None]:
-    """Hold the `nth` such call and all later ones; return what waits until one is held."""
+    """Hold the `nth` such call and all later ones; return what waits until one is held (its reply: has come)."""
     rig.proxy.rule(operation, Hold(reply=reply), nth=nth, times=None, key=key)
 
     def wait(run: Run) -> None:
         def there() -> bool:
             assert run.process.poll() is None, run.tail()
-            return any(isinstance(call.fault, Hold) for call in rig.proxy.in_flight(operation))
+            return any(
+                isinstance(call.fault, Hold) and (not reply or call.upstream_status is not None)
+                for call in rig.proxy.in_flight(operation)
+            )
 
         workspace.poll(there, seconds=30, what=f"{operation} is held")
 
