@@ -7,6 +7,7 @@ import re
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,7 @@ def test_unchanged_is_skipped_and_not_asked_again_in_its_slot(planned: Planned) 
     planned.decide()
     head = planned.head
     planned.site.settings["schedule"] = {"incremental_every": "1s"}
+    time.sleep(1)  # into the next slot
     assert planned.plan()["reason"] == "unchanged"
     assert planned.site.backup().event("plan_decided")["reason"] == "unchanged"
     assert planned.head == head
@@ -216,6 +218,7 @@ def test_unchanged_is_skipped_and_not_asked_again_in_its_slot(planned: Planned) 
     planned.write()
     assert planned.plan()["reason"] == "not_due"
     planned.site.settings["schedule"] = {"incremental_every": "1s"}
+    time.sleep(1)
     assert planned.site.backup().event("plan_decided")["reason"] == "interval"
 
 
