@@ -17,7 +17,6 @@ import signal
 import stat
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker, util
@@ -101,19 +100,19 @@ def _fork(_executable: str, arguments: Sequence[object], descriptors: Sequence[i
 
 def _become_forkserver(command: str, descriptors: Sequence[int], signal_mask: set[int | signal.Signals]) -> None:
     """Run the forkserver in this process until it ends; never returns."""
-    status = 1
+    status, tell = 1, sys.__excepthook__
     try:
         from b2s.processes import undisturbed  # noqa: F401 - from here on the stop signals are ignored
 
         signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
         _close_other_ends(descriptors)
         _let_go_of_tracker()
+        tell = sys.excepthook  # from here on the supervisor may go away, which is nothing to tell
         exec(command, {"__name__": "__main__"})
-        status = 0
     except SystemExit:
         status = 0  # how it ends when the supervisor is gone
     except BaseException:  # noqa: BLE001 - nobody is above this: told here or nowhere
-        traceback.print_exc()
+        tell(*sys.exc_info())
     finally:
         os._exit(status)
 
