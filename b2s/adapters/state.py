@@ -42,8 +42,8 @@ class Outcome:
     """How the last run left one source."""
 
     at: datetime  # aware UTC
-    ok: bool
-    error: str | None
+    ok: bool  # False from the moment that something is due until it is done
+    error: str | None  # None: not known, or not yet
     hint: str | None
 
 
@@ -284,7 +284,7 @@ class State:
     # --- what happened, and what is ours on this host ------------------------------------------------
 
     def record_outcome(self, source: str, at: datetime, ok: bool, error: str | None, hint: str | None) -> None:
-        """Remember how a run left a source, for `status`."""
+        """Remember how a run left a source: for `status`, and for the next run to tidy up."""
         with self._durable() as db:
             row = (source, at.isoformat(), ok, _storable(error), _storable(hint))
             db.execute("INSERT OR REPLACE INTO outcome VALUES (?, ?, ?, ?, ?)", row)

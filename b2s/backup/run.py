@@ -174,6 +174,9 @@ class BackupRun:
         """Tidy up where nothing is due."""
         outcome = parts.state.outcomes().get(source.name)
         if outcome is not None and not outcome.ok:  # whatever it was, it is over
+            with parts.stop.interrupting():
+                layout = Layout(parts.settings.s3.prefix, source.name)
+                leftovers.abort_uploads(parts.bucket, layout, parts.state, self.log)
             parts.state.record_outcome(source.name, self.clock.now(), True, None, None)
         retention.prune(parts, source)  # what a run that was killed after its commit left over
 
@@ -182,6 +185,9 @@ class BackupRun:
         from b2s.backup.source_backup import SourceBackup  # with all that sending needs: not when nothing is due
 
         backup = SourceBackup(parts, source)
+        outcome = parts.state.outcomes().get(source.name)
+        if outcome is None or outcome.ok:  # until its end: what we leave open if killed is then tidied, due or not
+            parts.state.record_outcome(source.name, self.clock.now(), False, None, None)
         self._probe(parts, backup.layout)
         if decision.abandoned is not None:
             backup.drop(decision.abandoned)

@@ -71,7 +71,7 @@ class SourceStatus:
     def document(self) -> dict[str, Any]:
         """Return this source as `status --json` shows it."""
         head = self.chain.head if self.chain else None
-        failed = self.outcome is not None and not self.outcome.ok
+        failed = self.outcome is not None and self.outcome.error is not None
         error = self.outcome.error if self.outcome is not None and failed else self.problem
         return {
             "source": self.source,

@@ -91,6 +91,23 @@ def test_supervisor_killed_in_phase(make_rig: MakeRig, phase: str) -> None:
     assert len(rig.stored.manifests()) == 1
 
 
+@pytest.mark.parametrize("request_", ["--full", "--once"])
+def test_supervisor_killed_in_the_probe_of_what_was_not_due(make_rig: MakeRig, request_: str) -> None:
+    """K02, I6: it had written nothing of a backup down, and the next run has nothing to do but to tidy up."""
+    rig = make_rig(data_bytes=MIB)
+    rig.run_clean()
+    reached = held(rig, "UploadPart", "", reply=True)
+    run = rig.start(request_)
+    reached(run)
+    run.kill()
+    again = rig.run_clean()
+    assert again.named("orphan_removed", what="multipart upload")
+    assert again.wait_event("plan_decided")["action"] == "skip"
+    rig.check()
+    assert len(rig.stored.manifests()) == 1
+    assert not rig.run_clean().named("orphan_removed"), "told once"
+
+
 def test_supervisor_killed_while_pruning(make_rig: MakeRig) -> None:
     """K02: a snapshot whose deletion was interrupted is deleted by the next run."""
     rig = make_rig(data_bytes=MIB, snapshots={"retain": 1})
