@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from typing import Any
@@ -101,13 +101,21 @@ class ObjectCalls(MultipartCalls):
         digest = hashlib.md5(content.getbuffer(), usedforsecurity=False).hexdigest()
         return content.getvalue(), digest == etag or not (plain and is_md5(etag))
 
-    def get_range(self, key: str, etag: str, offset: int, buffer: memoryview) -> None:
+    def get_range(
+        self,
+        key: str,
+        etag: str,
+        offset: int,
+        buffer: memoryview,
+        on_piece: Callable[[memoryview], object] = lambda piece: None,
+    ) -> None:
         """Fill `buffer` with the object's bytes from `offset`; goes on where a body broke off.
 
         Args:
             etag: The object must still have it.
             offset: From the start of the object.
             buffer: Written in place; its content is undefined when this raises.
+            on_piece: Shown every piece of `buffer` once, in order, as soon as it is filled: while a cache has it.
 
         Raises:
             ObjectChanged: The object has another ETag now.
@@ -133,6 +141,7 @@ class ObjectCalls(MultipartCalls):
                 for start in range(0, len(room), SLICE_BYTES):
                     piece = room[start : start + SLICE_BYTES]
                     got = self._fill(key, body, piece)
+                    on_piece(piece[:got])
                     filled += got
                     if got < len(piece):
                         raise StoreUnavailable(f"{key}: the body broke off at byte {offset + filled}", key=key)

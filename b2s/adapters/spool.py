@@ -41,6 +41,7 @@ class Spool:
         self._writable = writable
         self._owner_fd: int | None = None  # of the run that made it; a lock on it lives as long as that run
         self._maps: dict[int, mmap.mmap] = {}
+        self._descriptors: dict[int, int] = {}
 
     @classmethod
     def create(cls, parent: Path, run_id: str, slot_bytes: int, owner: dict[str, object]) -> Spool:
@@ -106,6 +107,19 @@ class Spool:
         if slot not in self._maps:
             self._maps[slot] = self._mapped(self._file(slot))
         return memoryview(self._maps[slot])
+
+    def descriptor(self, slot: int) -> int:
+        """Return an open file of the slot, for reading; it stays ours.
+
+        Raises:
+            SpoolDamaged: Somebody removed the file.
+        """
+        if slot not in self._descriptors:
+            try:
+                self._descriptors[slot] = os.open(self._file(slot), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError as error:
+                raise SpoolDamaged(f"{self._file(slot)} is not as it was made: {error}") from error
+        return self._descriptors[slot]
 
     def beginning(self, slot: int, size_bytes: int) -> bytes:
         """Return the first bytes of a slot without mapping it.

@@ -20,6 +20,7 @@ class TlsStream:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, hostname: str) -> None:
         self._sock = sock
+        self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
         while True:
@@ -40,13 +41,22 @@ class TlsStream:
 
     def recv_into(self, buffer: memoryview) -> int:
         """Read what is there, at most as much as fits; 0 when the peer is done."""
+        read, filled = self._tls.read, 0
         while True:
             try:
-                return int(self._tls.read(len(buffer), buffer))  # with a buffer it counts; its stubs know only bytes
+                while filled < len(buffer):
+                    # With a buffer it counts; its stubs know only bytes.
+                    count = int(read(len(buffer) - filled, buffer[filled:]))
+                    if not count:
+                        break
+                    filled += count
+                return filled
             except ssl.SSLWantReadError:
+                if filled:
+                    return filled
                 self._receive()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return 0
+                return filled
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -75,9 +85,9 @@ class TlsStream:
 
     def _receive(self) -> None:
         self._flush()  # what the peer waits for before it sends anything
-        data = self._sock.recv(RECEIVE_BYTES)
-        if data:
-            self._incoming.write(data)
+        count = self._sock.recv_into(self._received)
+        if count:
+            self._incoming.write(self._received[:count])
         else:
             self._incoming.write_eof()
 

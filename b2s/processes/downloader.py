@@ -65,8 +65,9 @@ def fetch(task: FetchSegment, bucket: Bucket, spool: Spool, retried: Callable[[B
     where = f"segment at byte {task.offset} of {task.key}"
     context: dict[str, Any] = {"key": task.key, "offset": task.offset, "finding": "segment_checksum"}
     for attempt in range(1, DOWNLOADS_PER_SEGMENT_MAX + 1):
+        digest = hashlib.sha256()
         try:
-            bucket.get_range(task.key, task.etag, task.offset, buffer)
+            bucket.get_range(task.key, task.etag, task.offset, buffer, digest.update)
         except ObjectChanged as error:
             raise ChunkDamaged(f"{task.key} was replaced while it was read", **context) from error
         except ObjectMissing as error:
@@ -79,7 +80,7 @@ def fetch(task: FetchSegment, bucket: Bucket, spool: Spool, retried: Callable[[B
                 hint="its temporary copy has expired or was never asked for; run `b2s restore` again to retrieve it",
                 key=task.key,
             ) from error
-        if hashlib.sha256(buffer).digest() == task.sha256:
+        if digest.digest() == task.sha256:
             return
         damage = ChunkDamaged(f"the {where} has another SHA-256 than its manifest says", **context)
         if attempt == DOWNLOADS_PER_SEGMENT_MAX:

@@ -1,22 +1,32 @@
-"""The feeder process: writes verified segments, in order, into the pipe to `btrfs receive`."""
+"""The feeder process: hands verified segments, in order, to the pipe of `btrfs receive`.
+
+`splice` puts the spool's own pages into the pipe: nothing is copied until `btrfs receive` reads. So a slot is in use
+until its last byte was read, not only until it was handed over; the kernel says how much of the pipe is unread.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import deque
 from multiprocessing.connection import Connection
 from multiprocessing.queues import Queue
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from b2s.adapters import pipe
 from b2s.adapters.spool import Spool
-from b2s.core.limits import PIPE_BYTES
-from b2s.core.messages import FeedEnd, FeedSegment, SegmentFed, StreamFed
-from b2s.errors import ReceiveFailed
-from b2s.processes.child import ChildBoot, child_process, serve
+from b2s.core.limits import MIB
+from b2s.core.messages import FeedEnd, FeedSegment, SegmentFed, StreamFed, WorkerReady
+from b2s.errors import ReceiveFailed, SpoolDamaged
+from b2s.processes.child import ChildBoot, child_process
 
-WRITE_BYTES_MAX = PIPE_BYTES
+# What is handed over at once; between two of these, slots that were read are given back.
+SPLICE_BYTES = 4 * MIB
+# As long as a core may be busy elsewhere without `btrfs receive` running dry. The pages are the spool's anyway.
+PIPE_BYTES = 8 * MIB
+UNREAD_POLL_SECONDS = 0.005
+IDLE_SECONDS = 5.0  # the kernel ends us when the supervisor is gone
 
 
 def main(
@@ -29,39 +39,71 @@ def main(
 ) -> None:
     """Feed one stream; the writing end `stream` is ours to close.
 
-    Only segments that the supervisor names are written, and it names only those whose hash matched.
+    Only segments that the supervisor names are handed over, and it names only those whose hash matched.
     """
     with child_process(boot, replies):
-        pipe.enlarge(stream.fileno())
-        serve(tasks, replies, _Feed(stream, Spool.attach(spool_path, slot_bytes, writable=False)).do)
+        pipe.enlarge(stream.fileno(), PIPE_BYTES)
+        Feed(stream, Spool.attach(spool_path, slot_bytes, writable=False), replies).run(tasks)
 
 
-class _Feed:
+class Feed:
     """One stream on its way into the pipe."""
 
-    def __init__(self, stream: Connection, spool: Spool) -> None:
+    def __init__(self, stream: Connection, spool: Spool, replies: Connection) -> None:
         self._stream = stream
         self._spool = spool
+        self._replies = replies
         self._fed_bytes = 0
+        self._unread: deque[tuple[int, SegmentFed]] = deque()  # with where each ends in the stream
 
-    def do(self, task: object) -> SegmentFed | StreamFed:
-        """Write a segment, or close the stream."""
-        match task:
-            case FeedEnd():
-                self._stream.close()
-                return StreamFed(self._fed_bytes)
-            case FeedSegment(segment_number, slot, size):
-                try:
-                    write_all(self._stream.fileno(), self._spool.slot(slot)[:size])
-                except BrokenPipeError as error:
-                    raise ReceiveFailed(f"btrfs receive took no more after {self._fed_bytes} bytes") from error
-                self._fed_bytes += size
-                return SegmentFed(segment_number, slot)
-        raise TypeError(f"the feeder cannot do {task!r}")
+    def run(self, tasks: Queue[Any]) -> None:
+        """Do what the supervisor says until the end of the stream.
 
+        Raises:
+            ReceiveFailed: Nobody reads any more, and not everything was read.
+            SpoolDamaged: Somebody removed or shortened a slot.
+        """
+        self._replies.send(WorkerReady())
+        while True:
+            try:
+                task = tasks.get(timeout=UNREAD_POLL_SECONDS if self._unread else IDLE_SECONDS)
+            except Empty:
+                self.give_back()
+                continue
+            match task:
+                case FeedSegment():
+                    self.hand_over(task)
+                case FeedEnd():  # the supervisor says so when it has every slot back
+                    self._stream.close()
+                    self._replies.send(StreamFed(self._fed_bytes))
+                    return
+                case _:
+                    raise TypeError(f"the feeder cannot do {task!r}")
 
-def write_all(descriptor: int, content: memoryview, write: Callable[[int, memoryview], int] = os.write) -> None:
-    """Write everything, however little the pipe takes at once; blocks as long as its reader does not read."""
-    position = 0
-    while position < len(content):
-        position += write(descriptor, content[position : position + WRITE_BYTES_MAX])
+    def hand_over(self, segment: FeedSegment) -> None:
+        """Put a segment into the pipe; blocks as long as its reader does not read."""
+        self._unread.append((self._fed_bytes + segment.bytes, SegmentFed(segment.segment_number, segment.slot)))
+        descriptor, offset = self._spool.descriptor(segment.slot), 0
+        while offset < segment.bytes:
+            try:
+                count = os.splice(
+                    descriptor, self._stream.fileno(), min(SPLICE_BYTES, segment.bytes - offset), offset_src=offset
+                )
+            except BrokenPipeError as error:
+                raise self._refused() from error
+            if count == 0:
+                raise SpoolDamaged(f"slot {segment.slot} of {self._spool.path} ends at byte {offset}")
+            offset += count
+            self._fed_bytes += count
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Report the segments that were read to their last byte."""
+        read_bytes = self._fed_bytes - pipe.unread_bytes(self._stream.fileno())
+        while self._unread and self._unread[0][0] <= read_bytes:
+            self._replies.send(self._unread.popleft()[1])
+        if self._unread and pipe.reader_is_gone(self._stream.fileno()):
+            raise self._refused()
+
+    def _refused(self) -> ReceiveFailed:
+        return ReceiveFailed(f"btrfs receive took no more of the {self._fed_bytes} bytes it was given")

@@ -309,8 +309,9 @@ class _Feeding:
                         self.downloads.progress.stored(self.board.fed(report), reused=False)
                     case StreamFed() as report:
                         self.fed = report
-                    case TaskFailed():
-                        raise receive_failed(self.receive)
+                    case TaskFailed(error=error):
+                        failure = error.to_error()
+                        raise receive_failed(self.receive) if isinstance(failure, ReceiveFailed) else failure
                     case WorkerReady():
                         pass
         except (EOFError, ConnectionError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import secrets
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Mapping
@@ -103,9 +104,11 @@ class Rig:
 
     # --- the source ----------------------------------------------------------------------------------
 
-    def fill(self, data_bytes: int, seed: int = 1) -> None:
-        """Put random files into the source and note its state."""
+    def fill(self, data_bytes: int, seed: int = 1, *, replace: bool = False) -> None:
+        """Put random files into the source, in the place of all others if asked to, and note its state."""
         rng = random.Random(seed)
+        for older in self.source.glob("files-*") if replace else ():
+            shutil.rmtree(older)
         directory = self.source / f"files-{len(self.states)}"
         directory.mkdir()
         for number in range(0, data_bytes, MIB):
@@ -244,6 +247,7 @@ class Rig:
         manifests = self.stored.manifests()
         for manifest in manifests[len(self._received) :]:
             self._received.append(self.stored.receive(manifest, self._target.path))
+            self.stored.forget_received(manifest["sequence"] - 1, self._target.path)  # a long sweep would fill it
         assert manifests, "nothing is committed"
         newest = differences(self.states[-1], self._received[-1])
         assert newest == [], newest[:10]

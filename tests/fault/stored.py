@@ -74,3 +74,8 @@ class StoredSource:
         assert done.returncode == 0, f"sequence {manifest['sequence']}: {done.stderr.decode(errors='replace')}"
         (received,) = directory.iterdir()
         return tree_digest(received)
+
+    def forget_received(self, sequence: int, filesystem: Path) -> None:
+        """Delete what was received of one backup, if anything: no later one needs it."""
+        for received in (filesystem / f"{sequence:08d}").glob("*"):
+            subprocess.run(["btrfs", "subvolume", "delete", received], capture_output=True, check=True)

@@ -62,7 +62,7 @@ def crash(rig: Rig, sweep: Sweep, number: int, *, fresh: bool) -> bool:
     """Back up a change, killing at the `number`-th call; tell whether the run met the fault."""
     if fresh:
         shutil.rmtree(rig.state_path.parent, ignore_errors=True)
-    rig.fill(6 * MIB, seed=number)
+    rig.fill(6 * MIB, seed=number, replace=True)
     trace = rig.directory / "trace"
     only = [word for path in (sweep.paths(rig) if sweep.paths else ()) for word in ("-P", str(path))]
     fault = f"error={sweep.error}:when={number}+" if sweep.error else f"signal=SIGKILL:when={number}"
@@ -110,7 +110,7 @@ def test_sample_of_the_sweep(make_rig: MakeRig, seed: int) -> None:
 
 def crash_at_call(rig: Rig, number: int, *, reply: bool) -> bool:
     """Back up a change, killing the supervisor at its run's `number`-th S3 call; tell whether there was one."""
-    rig.fill(6 * MIB, seed=number)
+    rig.fill(6 * MIB, seed=number, replace=True)
     rig.proxy.rule(None, Hold(reply=reply), nth=number, times=None)
     run = rig.start("--once")
 
