@@ -167,16 +167,21 @@ def sweep(parent: Path, is_alive: Callable[[dict[str, object]], bool]) -> list[P
     directories that bear a run's name, lie on the parent's own filesystem, are owned by us and closed to others, and
     of those only the files; nothing is removed below them. One without a readable owner was abandoned between its
     making and its labelling, and goes too. Behind a symbolic link no spool was ever made.
+
+    Raises:
+        SpoolRefused: The directory cannot be read.
     """
     removed: list[Path] = []
     try:
         place = parent.lstat()
+        if not stat.S_ISDIR(place.st_mode):
+            return removed
+        with os.scandir(parent) as entries:
+            candidates = [Path(entry.path) for entry in entries if _SPOOL_NAME.fullmatch(entry.name)]
     except (FileNotFoundError, NotADirectoryError):
         return removed
-    if not stat.S_ISDIR(place.st_mode):
-        return removed
-    with os.scandir(parent) as entries:
-        candidates = [Path(entry.path) for entry in entries if _SPOOL_NAME.fullmatch(entry.name)]
+    except OSError as error:
+        raise SpoolRefused(f"cannot look for spools in {parent}: {error.strerror}") from error
     for path in candidates:
         try:
             facts = path.lstat()
@@ -197,11 +202,12 @@ def sweep(parent: Path, is_alive: Callable[[dict[str, object]], bool]) -> list[P
 
 
 def _is_held(owner_file: Path) -> bool:
-    """Tell whether the run that made a spool lives, also where the clock was set and start times mean nothing."""
+    """Tell whether the run that made a spool may live, also where the clock was set and start times mean nothing."""
     try:
         descriptor = os.open(owner_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
+    except OSError as error:
+        # A link or nothing at all was no run's. Of a disk that gives no answer nothing can be told.
+        return error.errno not in {errno.ENOENT, errno.ELOOP, errno.ENXIO}
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:

@@ -10,6 +10,7 @@ from b2s.adapters.state import State
 from b2s.core import events
 from b2s.core.layout import Layout
 from b2s.core.settings import Settings
+from b2s.errors import SpoolRefused
 
 if TYPE_CHECKING:
     from b2s.adapters.s3 import Bucket
@@ -45,9 +46,14 @@ def forget_processes(state: State, run_id: str) -> None:
 
 
 def remove_spools(settings: Settings, log: Any) -> None:
-    """Remove spool directories whose owner is gone."""
+    """Remove spool directories whose owner is gone; where one cannot look, this run may still not need to."""
     for parent in (spool.MEMORY_DIRECTORY, Path(settings.spool.dir)):
-        for path in spool.sweep(parent, children.owner_lives):
+        try:
+            removed = spool.sweep(parent, children.owner_lives)
+        except SpoolRefused as error:
+            log.warning(events.ORPHAN_KEPT, path=str(parent), error=error.message)
+            continue
+        for path in removed:
             log.warning(events.ORPHAN_REMOVED, what="spool", path=str(path))
 
 
