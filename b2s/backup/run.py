@@ -183,7 +183,9 @@ class BackupRun:
     def _prepare(self, parts: RunParts, source: SourceSettings, decision: Decision) -> SourceBackup:
         """Clear the way for a backup: the bucket is there and usable, and nothing dead is left of this source."""
         from b2s.backup.source_backup import SourceBackup  # with all that sending needs: not when nothing is due
+        from b2s.processes.child import process_context
 
+        process_context()  # gets ready while we talk to the store
         backup = SourceBackup(parts, source)
         outcome = parts.state.outcomes().get(source.name)
         if outcome is None or outcome.ok:  # until its end: what we leave open if killed is then tidied, due or not

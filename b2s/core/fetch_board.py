@@ -64,6 +64,11 @@ class FetchBoard:
         return self._exhausted and not (self._under_way or self._verified or self._feeding)
 
     @property
+    def starving(self) -> bool:
+        """Tell whether the reader has read all there is for it, and more is to come."""
+        return not self._feeding and bool(self._under_way)
+
+    @property
     def in_use(self) -> int:
         """Return how many slots hold a segment, or will when it has come."""
         return len(self._under_way) + len(self._verified) + len(self._feeding)

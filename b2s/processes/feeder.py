@@ -7,6 +7,7 @@ until its last byte was read, not only until it was handed over; the kernel says
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from multiprocessing.connection import Connection
 from multiprocessing.queues import Queue
@@ -26,6 +27,7 @@ SPLICE_BYTES = 4 * MIB
 # As long as a core may be busy elsewhere without `btrfs receive` running dry. The pages are the spool's anyway.
 PIPE_BYTES = 8 * MIB
 UNREAD_POLL_SECONDS = 0.005
+READ_BYTES_PER_SECOND_MAX = 1e9  # twice what `btrfs receive` was ever seen to do
 IDLE_SECONDS = 5.0  # the kernel ends us when the supervisor is gone
 
 
@@ -95,15 +97,18 @@ class Feed:
                 raise SpoolDamaged(f"slot {segment.slot} of {self._spool.path} ends at byte {offset}")
             offset += count
             self._fed_bytes += count
-            self.give_back()
+            # Woken for every page that was read we would cost as much as copying: half of the pipe has time.
+            time.sleep(self.give_back() / 2 / READ_BYTES_PER_SECOND_MAX)
 
-    def give_back(self) -> None:
-        """Report the segments that were read to their last byte."""
-        read_bytes = self._fed_bytes - pipe.unread_bytes(self._stream.fileno())
+    def give_back(self) -> int:
+        """Report the segments that were read to their last byte; return how many bytes are unread."""
+        unread_bytes = pipe.unread_bytes(self._stream.fileno())
+        read_bytes = self._fed_bytes - unread_bytes
         while self._unread and self._unread[0][0] <= read_bytes:
             self._replies.send(self._unread.popleft()[1])
         if self._unread and pipe.reader_is_gone(self._stream.fileno()):
             raise self._refused()
+        return unread_bytes
 
     def _refused(self) -> ReceiveFailed:
         return ReceiveFailed(f"btrfs receive took no more of the {self._fed_bytes} bytes it was given")

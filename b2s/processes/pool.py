@@ -61,6 +61,8 @@ class WorkerLost:
 class WorkerPool:
     """Up to `size` processes running ``main(*args, tasks, replies)``, no more than there ever were tasks at once.
 
+    `size` may be raised at any time; the next `collect` starts what is missing.
+
     `main` must report `WorkerReady`, then exactly one message that is not a sign of life per task.
 
     Attributes:

@@ -12,5 +12,4 @@ from b2s.adapters import logs, s3_client
 
 logs.get_logger()  # imports structlog
 s3_client.preload()
-gc.collect()
 gc.freeze()

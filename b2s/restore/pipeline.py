@@ -23,6 +23,7 @@ from b2s.adapters.btrfs_process import BtrfsProcess
 from b2s.adapters.memory import spool_room_bytes
 from b2s.adapters.spool import Spool
 from b2s.core import events
+from b2s.core.appetite import STARVED_SECONDS, Appetite
 from b2s.core.fetch_board import FetchBoard, StoredSegment
 from b2s.core.manifest import Manifest
 from b2s.core.messages import FeedEnd, SegmentFed, SegmentFetched, StreamFed, TaskFailed, TaskRetried, WorkerReady
@@ -119,6 +120,7 @@ class StreamDownloads:
     _slots: int = 0
     _spool: Spool | None = None
     _pool: WorkerPool | None = None
+    _appetite: Appetite = field(default_factory=lambda: Appetite(1))
 
     def __enter__(self) -> Self:
         """Make the spool and start the downloaders.
@@ -129,12 +131,13 @@ class StreamDownloads:
         context = process_context()  # a fork, so before the spool: it would keep that locked on after us
         self._slots = spool_slots(self.plan, spool_room_bytes(self.plan.spool_parent))
         self._spool = Spool.create(self.plan.spool_parent, self.boot.run_id, self.plan.slot_bytes, self.owner)
+        self._appetite = Appetite(max(1, min(self.plan.concurrency, self._slots - 1)))
         boot = ChildBoot(self.boot.run_id, "downloader", self.boot.log)
         self._pool = WorkerPool(
             context,
             downloader.main,
             (boot, self.plan.s3, self._spool.path, self.plan.slot_bytes),
-            size=max(1, min(self.plan.concurrency, self._slots - 1)),
+            size=self._appetite.downloaders,
             stall_seconds=self.plan.s3.stall_timeout.total_seconds(),
             on_started=lambda pid: self.on_child(pid, "downloader"),
             on_lost=self._downloader_lost,
@@ -142,8 +145,6 @@ class StreamDownloads:
             on_bytes=self._bytes_moved,
         )
         try:
-            for slot in range(self._slots):
-                self._spool.allocate(slot)
             self._pool.start()
         except BaseException:
             self.__exit__(None, None, None)
@@ -178,6 +179,7 @@ class StreamDownloads:
         Raises:
             ChunkDamaged: A segment has another hash than the manifest says; the command never saw it.
             ChunkMissing, ObjectArchived, StoreError: A segment cannot be had.
+            SpoolFull: There is less room than there was a moment ago.
             ReceiveFailed: The command failed; its stderr is in the context.
             WorkerFailed: Downloaders die faster than they work, or the feeder died.
             Stopped: A signal asked for it.
@@ -204,7 +206,9 @@ class StreamDownloads:
                 )
                 forkserver.start(feeding)
                 self.on_child(feeding.pid or 0, "feeder")
-            fed_bytes = _Feeding(self, pool, spool, board, feeding, tasks, replies, receive, inspect).run()
+            fed_bytes = _Feeding(
+                self, pool, spool, board, self._appetite, feeding, tasks, replies, receive, inspect
+            ).run()
             self._await_exit(receive)
         except BaseException as error:
             self._wind_down(receive, error)
@@ -262,6 +266,7 @@ class _Feeding:
     pool: WorkerPool
     spool: Spool
     board: FetchBoard
+    appetite: Appetite
     feeding: BaseProcess
     tasks: Queue[Any]
     replies: Connection
@@ -275,13 +280,14 @@ class _Feeding:
         self._fetch()
         while self.fed is None:
             handles = [self.replies, self.feeding.sentinel, self.downloads.stop, *self.pool.wait_handles()]
-            wait_any(handles, TICK_SECONDS)
+            wait_any(handles, STARVED_SECONDS if self.appetite.grows else TICK_SECONDS)
             self.downloads.stop.check()
             self.downloads.on_tick()
             feeder_alive = self.feeding.is_alive()
             self._take_feeder_reports()
             if self.fed is None:
                 self._check_receive(feeder_alive)
+            self.pool.size = self.appetite.look(time.monotonic(), starving=self.board.starving)
             for report in self.pool.collect():
                 self._take_fetched(report)
             self._fetch()
@@ -292,6 +298,7 @@ class _Feeding:
 
     def _fetch(self) -> None:
         for task in self.board.fetches():
+            self.spool.allocate(task.slot)
             self.pool.submit(task)
         self.downloads.progress.spooled(self.board.in_use, self.board.slots)
 

@@ -25,7 +25,7 @@ from b2s.core.store_settings import S3Settings
 from b2s.core.stream_opening import StreamOpening, parse_opening
 from b2s.core.units import format_bytes, format_rate
 from b2s.errors import B2sError, BtrfsError, ChunkDamaged, ReceiveFailed, StoredDataError
-from b2s.processes.child import ChildBoot
+from b2s.processes.child import ChildBoot, process_context
 from b2s.processes.signals import StopRequest
 from b2s.restore.compare import Depth, compare_trees, find_sent_snapshot
 from b2s.restore.manifests import SourceManifests
@@ -148,6 +148,7 @@ class RestoreRun:
         _check_host()
         target = check_target(self._request.target)
         self._remove_leftovers(target.parent)
+        process_context()  # gets ready while we talk to the store
         with self._around.stop.interrupting():
             chain = self._resolve()
             store = ReceivedStore(target.parent, self._request.source)

@@ -45,3 +45,23 @@ def test_everything_is_fed_once_in_order_within_the_slots(count: int, slots: int
     assert board.fed_segments == count
     assert board.fed_bytes == sum(range(1, count + 1))
     assert board.allocated <= slots
+
+
+def test_reader_starves_while_nothing_is_left_to_read_and_more_is_to_come() -> None:
+    """Not while it has something, also if that is the last; not after the end."""
+    board = FetchBoard(iter(segments(3)), 2)
+    assert not board.starving
+    first, second = board.fetches()
+    assert board.starving
+    board.fetched(SegmentFetched(second.segment_number, second.slot))  # out of order: of no use yet
+    assert board.starving
+    board.fetched(SegmentFetched(first.segment_number, first.slot))
+    assert not board.starving
+    board.fed(SegmentFed(0, first.slot))
+    (third,) = board.fetches()
+    board.fed(SegmentFed(1, second.slot))
+    assert board.starving
+    board.fetched(SegmentFetched(third.segment_number, third.slot))
+    board.fed(SegmentFed(2, third.slot))
+    assert board.fetches() == []
+    assert not board.starving
