@@ -15,7 +15,7 @@ from b2s.adapters import s3_client
 @pytest.mark.parametrize("name", ["endpoints", "partitions", "sdk-default-configuration", "_retry"])
 def test_general_data_is_the_same(name: str) -> None:
     """Plain dicts in the place of ordered ones are equal, and in the same order."""
-    ours, theirs = s3_client._service_data().load_data(name), create_loader().load_data(name)
+    ours, theirs = s3_client._service_data.__wrapped__().load_data(name), create_loader().load_data(name)
     assert ours == theirs
     assert list(ours) == list(theirs)
 
@@ -24,21 +24,21 @@ def test_general_data_is_the_same(name: str) -> None:
 @pytest.mark.parametrize("kind", ["service-2", "endpoint-rule-set-1"])
 def test_services_are_the_same(service: str, kind: str) -> None:
     """S3 itself, and those that botocore asks for credentials."""
-    ours = s3_client._service_data().load_service_model(service, kind)
+    ours = s3_client._service_data.__wrapped__().load_service_model(service, kind)
     assert ours == create_loader().load_service_model(service, kind)
 
 
 def test_every_service_is_listed() -> None:
     """All that botocore finds by looking into every directory."""
     assert set(create_loader().list_available_services("service-2")) <= set(
-        s3_client._service_data().list_available_services("service-2")
+        s3_client._service_data.__wrapped__().list_available_services("service-2")
     )
 
 
 def test_unknown_service_is_botocores_own_error() -> None:
     """Translated like any other of its errors."""
     session = Session()
-    session.register_component("data_loader", s3_client._service_data())
+    session.register_component("data_loader", s3_client._service_data.__wrapped__())
     with pytest.raises(BotoCoreError):
         session.create_client("no-such-service", region_name="us-east-1")
 
