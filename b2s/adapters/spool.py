@@ -185,8 +185,8 @@ def sweep(parent: Path, is_alive: Callable[[dict[str, object]], bool]) -> list[P
     for path in candidates:
         try:
             facts = path.lstat()
-        except FileNotFoundError:
-            continue  # its run ended just now
+        except OSError:
+            continue  # its run ended just now, or nothing can be told of it
         private = facts.st_uid == os.geteuid() and not stat.S_IMODE(facts.st_mode) & 0o077
         if not (stat.S_ISDIR(facts.st_mode) and private and facts.st_dev == place.st_dev):
             continue

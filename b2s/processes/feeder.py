@@ -102,11 +102,12 @@ class Feed:
 
     def give_back(self) -> int:
         """Report the segments that were read to their last byte; return how many bytes are unread."""
+        is_gone = pipe.reader_is_gone(self._stream.fileno())  # first: after that nothing more is read
         unread_bytes = pipe.unread_bytes(self._stream.fileno())
         read_bytes = self._fed_bytes - unread_bytes
         while self._unread and self._unread[0][0] <= read_bytes:
             self._replies.send(self._unread.popleft()[1])
-        if self._unread and pipe.reader_is_gone(self._stream.fileno()):
+        if self._unread and is_gone:
             raise self._refused()
         return unread_bytes
 

@@ -116,6 +116,7 @@ class StreamDownloads:
     on_child: Callable[[int, str], None]
     progress: ProgressSink = field(default_factory=NoProgress)
     totals: DownloadTotals = field(default_factory=DownloadTotals)
+    allocated: set[int] = field(default_factory=set)  # slots that have their room
     on_tick: Callable[[], None] = lambda: None
     _slots: int = 0
     _spool: Spool | None = None
@@ -273,6 +274,7 @@ class _Feeding:
     receive: BtrfsProcess
     inspect: Callable[[memoryview], object]
     end_asked: bool = False
+    ended_at: float | None = None  # monotonic seconds; when the command was found to have exited 0
     fed: StreamFed | None = None
 
     def run(self) -> int:
@@ -287,7 +289,9 @@ class _Feeding:
             self._take_feeder_reports()
             if self.fed is None:
                 self._check_receive(feeder_alive)
-            self.pool.size = self.appetite.look(time.monotonic(), starving=self.board.starving)
+            self.pool.size = self.appetite.look(
+                time.monotonic(), starving=self.board.starving, begun=self.board.fed_segments > 0
+            )
             for report in self.pool.collect():
                 self._take_fetched(report)
             self._fetch()
@@ -298,7 +302,9 @@ class _Feeding:
 
     def _fetch(self) -> None:
         for task in self.board.fetches():
-            self.spool.allocate(task.slot)
+            if task.slot not in self.downloads.allocated:  # once: a file that vanished must not be made anew
+                self.spool.allocate(task.slot)
+                self.downloads.allocated.add(task.slot)
             self.pool.submit(task)
         self.downloads.progress.spooled(self.board.in_use, self.board.slots)
 
@@ -332,8 +338,11 @@ class _Feeding:
                 hint="run the same command again; what was received whole is reused",
             )
         # Exit 0 may come before the feeder has closed the pipe: `--dump` ends at the END command. If it came with
-        # bytes still to write, the feeder meets a broken pipe.
-        if self.receive.poll():
+        # bytes still to write, the feeder meets a broken pipe; or, where somebody else has the other end, nothing.
+        status = self.receive.poll()
+        if status == 0 and self.ended_at is None:
+            self.ended_at = time.monotonic()
+        if status or (self.ended_at is not None and time.monotonic() - self.ended_at > RECEIVE_DYING_SECONDS_MAX):
             raise receive_failed(self.receive)
 
 

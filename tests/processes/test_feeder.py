@@ -152,6 +152,24 @@ def test_reader_that_goes_with_everything_read(bench: Bench) -> None:
     assert bench.reports() == [SegmentFed(0, 0)]
 
 
+def test_reader_that_reads_the_rest_and_goes_while_we_look(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count that was taken before it ended says nothing about what was left unread."""
+    bench.feed.hand_over(FeedSegment(0, 0, 10))
+    look = pipe.unread_bytes
+
+    def late(descriptor: int) -> int:
+        unread = look(descriptor)
+        bench.read(unread)
+        bench.reader.close()
+        return unread
+
+    monkeypatch.setattr(pipe, "unread_bytes", late)
+    bench.feed.give_back()
+    monkeypatch.undo()
+    bench.feed.give_back()
+    assert bench.reports() == [SegmentFed(0, 0)]
+
+
 @pytest.mark.parametrize("size", [0, 4096])
 def test_slot_that_was_shortened(bench: Bench, size: int) -> None:
     """Somebody else wrote in the spool: an error, no endless loop and no SIGBUS."""
