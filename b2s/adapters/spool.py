@@ -165,8 +165,8 @@ def sweep(parent: Path, is_alive: Callable[[dict[str, object]], bool]) -> list[P
 
     `parent` may be any directory of the host (`/tmp`, `/srv`), so what is not plainly a spool is never touched: only
     directories that bear a run's name, lie on the parent's own filesystem, are owned by us and closed to others, and
-    of those only the files; nothing is removed below them. One without a readable owner was abandoned between its
-    making and its labelling, and goes too. Behind a symbolic link no spool was ever made.
+    of those only the files; nothing is removed below them. One without an owner in it was abandoned between its making
+    and its labelling, and goes too; one whose disk does not say stays. Behind a symbolic link no spool was ever made.
 
     Raises:
         SpoolRefused: The directory cannot be read.

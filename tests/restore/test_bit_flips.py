@@ -7,7 +7,9 @@ By default a seeded sample of a tenth. All thousand, and a hundred more through 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,10 +26,11 @@ from b2s.core.messages import FetchSegment
 from b2s.core.model import Sha256
 from b2s.core.settings import LogSettings
 from b2s.core.store_settings import S3Settings
-from b2s.errors import B2sError, ChunkDamaged, ChunkMissing, ManifestDamaged
+from b2s.errors import B2sError, ChunkDamaged, ChunkMissing, ManifestDamaged, StreamRefused
 from b2s.processes.child import ChildBoot
 from b2s.processes.downloader import DOWNLOADS_PER_SEGMENT_MAX, fetch
 from b2s.processes.signals import StopRequest
+from b2s.restore import pipeline
 from b2s.restore.pipeline import DownloadPlan, StreamDownloads
 from tests.parts.faults import FlipDown
 from tests.parts.proxy import FaultProxy
@@ -171,7 +174,22 @@ def test_flips_never_reach_the_reader(stored: Stored, tmp_path: Path, count: int
         stored.front.clear()
 
 
-def feed_segments(stored: Stored, out: Path) -> None:
+@pytest.mark.timeout(60)
+def test_reader_that_ends_and_leaves_its_pipe_to_somebody_else(
+    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrapper in the place of `btrfs receive`: it exited 0, nobody reads, and nothing will ever come of waiting."""
+    monkeypatch.setattr(pipeline, "RECEIVE_DYING_SECONDS_MAX", 0.5)
+    left = tmp_path / "left"
+    wrapper = f"exec 3<&0 >/dev/null 2>&1; sleep 600 <&3 & echo $! >{left}; exit 0"
+    try:
+        with pytest.raises(StreamRefused, match="exit status 0 before the end"):
+            feed_segments(stored, tmp_path / "out", ["sh", "-c", wrapper])
+    finally:
+        os.kill(int(left.read_text()), signal.SIGKILL)
+
+
+def feed_segments(stored: Stored, out: Path, reader: list[str] | None = None) -> None:
     """Feed the content to `cp`, each segment from an object of its own, by the processes of a restore."""
     client, bucket = stored.server.client(), stored.bucket.settings.bucket
     segments: list[StoredSegment] = []
@@ -183,7 +201,7 @@ def feed_segments(stored: Stored, out: Path) -> None:
     plan = DownloadPlan(stored.bucket.settings, 2, out.parent, SEGMENT_BYTES, SEGMENTS)
     boot = ChildBoot(out.name, "supervisor", LogSettings(level="error", format="json"))
     with StreamDownloads(plan, boot, {}, StopRequest(), Recorder(), lambda pid, process: None) as downloads:
-        downloads.feed(iter(segments), ["cp", "/dev/stdin", str(out)], inspect=lambda first: None)
+        downloads.feed(iter(segments), reader or ["cp", "/dev/stdin", str(out)], inspect=lambda first: None)
 
 
 @flips(400)
