@@ -93,10 +93,12 @@ class Bench:
 
     def limits(self) -> Suite:
         """Return what the machine does at most."""
-        argv = list(self.fixture.full.argv)
+        full = self.fixture.full
         rows = (
-            Row("btrfs send > /dev/null", "limit", lambda: Pipeline([argv])),
-            Row("btrfs send | hashlib", "limit", lambda: Pipeline([argv, _python("hash_reader")], tool=1)),
+            Row(
+                "btrfs send > /dev/null", "limit", lambda: Pipeline([list(full.argv)]), lambda: self.fixture.renew(full)
+            ),
+            *self._send_rows(full),
             self._receive_row(),
         )
         return Suite("limits", "What the machine does at most", self.fixture.full.bytes, rows)
@@ -118,8 +120,8 @@ class Bench:
         (self.target.path / "received").mkdir()
 
     def _send_rows(self, sendable: Sendable) -> tuple[Row, ...]:
-        argv = list(sendable.argv)
-        return (Row("btrfs send | hashlib", "limit", lambda: Pipeline([argv, _python("hash_reader")], tool=1)),)
+        pipeline = Pipeline([list(sendable.argv), _python("hash_reader")], tool=1)
+        return (Row("btrfs send | hashlib", "limit", lambda: pipeline, lambda: self.fixture.renew(sendable)),)
 
     def backup(self, name: str, line: str, sendable: Sendable) -> Suite:
         """Return backups of one stream by every tool."""

@@ -42,7 +42,7 @@ class Tool:
     name: str
     backup: Callable[[Case], Pipeline]
     program: str
-    prepare: Callable[[Case], None] = field(default=lambda case: None)
+    prepare: Callable[[Case], None] = field(default=lambda case: case.fixture.renew(case.sendable))
     needs_store: bool = False
 
     @property
@@ -138,6 +138,7 @@ def restic_init(case: Case) -> None:
     """Make a new, empty repository."""
     import subprocess
 
+    case.fixture.renew(case.sendable)
     case.sink.forget("restic/")
     program = find("restic")
     assert program is not None
