@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from b2s.core.appetite import CpuUse
+
 # psutil derives the create time from clock ticks (10 ms), so two readings of one process agree far closer than this.
 _SAME_SECONDS = 0.05
 _KILLED_SECONDS = 2.0  # how long a killed process may take to vanish before it counts as unkillable
@@ -83,6 +85,22 @@ def activity(pids: Iterable[int]) -> tuple[tuple[int, int, float], ...]:
         except psutil.Error:
             continue  # gone meanwhile, which is a change too
     return tuple(sorted(found))
+
+
+def cpu_use(pids: Iterable[int]) -> CpuUse:
+    """Return what the main threads of these processes had of the CPUs; nothing where the kernel does not tell.
+
+    Source: Linux, Documentation/scheduler/sched-stats.rst: nanoseconds run, nanoseconds waited for a CPU.
+    """
+    ran = waited = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/schedstat") as file:
+                fields = file.read().split()
+        except OSError:
+            continue  # gone meanwhile, or a kernel without CONFIG_SCHED_INFO
+        ran, waited = ran + int(fields[0]), waited + int(fields[1])
+    return CpuUse(ran / 1e9, waited / 1e9)
 
 
 def end(processes: Iterable[ProcessId], grace_seconds: float) -> Ended:

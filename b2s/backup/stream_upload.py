@@ -19,6 +19,7 @@ from b2s.adapters import children
 from b2s.adapters.btrfs_process import BtrfsProcess, describe_exit
 from b2s.adapters.spool import Spool
 from b2s.core import events
+from b2s.core.appetite import HELD_UP_SECONDS, Appetite
 from b2s.core.board import FinishedChunk, UploadBoard
 from b2s.core.messages import (
     ChunkOpened,
@@ -121,12 +122,14 @@ class StreamUpload:
     _segments: int = 0
     _filling_since: float = field(default_factory=time.monotonic)  # monotonic seconds
     _activity: tuple[tuple[int, int, float], ...] = ()  # of those who fill, when last looked at
+    _appetite: Appetite = field(init=False)
     _lender: SlotLender = field(init=False)
     _spool: Spool = field(init=False)
 
     def __post_init__(self) -> None:
         """Lend no more slots than the budget holds."""
         self._lender = SlotLender(self.plan.spool.slots)
+        self._appetite = Appetite(self.plan.spool.effective_concurrency)
 
     def run(self) -> UploadResult:
         """Upload the stream.
@@ -152,18 +155,18 @@ class StreamUpload:
         send: BtrfsProcess | None = None
         cutting: BaseProcess | None = None
         try:
-            with self.stop.interrupting():  # the first process waits for the fork server and all it imports
-                pool.start()
             reader, writer = context.Pipe(duplex=False)
             with reader, writer:
                 send = BtrfsProcess.start(self.plan.send_argv, stdout=writer.fileno())
                 self.on_child(send.pid, "btrfs")
                 boot = ChildBoot(self.boot.run_id, "chunker", self.boot.log)
                 arguments = (boot, reader, spool.path, self.plan.sizes, free_slots, announcements)
-                with self.stop.interrupting():
+                with self.stop.interrupting():  # the first process waits for the fork server and all it imports
                     cutting = _started(context.Process(target=chunker.main, args=arguments, daemon=True))
                 self.on_child(cutting.pid or 0, "chunker")
             self._lend(free_slots)
+            with self.stop.interrupting():
+                pool.start()
             self._route(pool, send, cutting, free_slots, announcements)
             pool.stop(grace_seconds=2.0)
         except BaseException as error:
@@ -195,7 +198,7 @@ class StreamUpload:
             context,
             self.plan.worker_main,
             (boot, self.plan.s3, self.plan.store_facts, spool.path, spool.slot_bytes),
-            size=self.plan.spool.effective_concurrency,
+            size=self._appetite.workers,
             stall_seconds=self.plan.s3.stall_timeout.total_seconds(),
             on_started=lambda pid: self.on_child(pid, "uploader"),
             on_lost=self._uploader_lost,
@@ -210,7 +213,7 @@ class StreamUpload:
             handles = [announced._reader, cutting.sentinel, self.stop, *pool.wait_handles()]  # type: ignore[attr-defined]
             if self._stream_ended is not None:
                 handles.remove(cutting.sentinel)
-            wait_any(handles, TICK_SECONDS)
+            wait_any(handles, HELD_UP_SECONDS if self._appetite.grows else TICK_SECONDS)
             self.stop.check()
             chunker_gone = not cutting.is_alive()
             for message in _drain(announced):
@@ -228,6 +231,7 @@ class StreamUpload:
                     hint="look whether one of them is stopped, and at the kernel log for the disk; "
                     "run the same command again, it goes on where it stopped",
                 )
+            pool.grow(self._appetite, held_up=pool.overloaded, begun=True)
             for report in pool.collect():
                 self._take_report(report, pool)
             self._lend(free_slots)

@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from typing import Any
 
+from b2s.adapters import children
+from b2s.core.appetite import Appetite
 from b2s.core.messages import BytesMoved, Stop, TaskFailed, TaskRetried, WorkerReady
 from b2s.errors import WorkerFailed
 from b2s.processes import forkserver
@@ -61,7 +63,7 @@ class WorkerLost:
 class WorkerPool:
     """Up to `size` processes running ``main(*args, tasks, replies)``, no more than there ever were tasks at once.
 
-    `size` may be raised at any time; the next `collect` starts what is missing.
+    `size` may be raised at any time (`grow` does); the next `collect` starts what is missing.
 
     `main` must report `WorkerReady`, then exactly one message that is not a sign of life per task.
 
@@ -97,6 +99,18 @@ class WorkerPool:
         """Queue a task; the next idle worker gets it."""
         self._waiting.append(_Task(message))
         self._dispatch()
+
+    @property
+    def overloaded(self) -> bool:
+        """Tell whether tasks wait that no worker is coming for."""
+        coming = sum(not worker.ready for worker in self._workers)
+        return len(self._waiting) > coming and len(self._workers) >= self.size
+
+    def grow(self, appetite: Appetite, *, held_up: bool, begun: bool) -> None:
+        """Have as many workers as the stream is worth now; the arguments are those of `Appetite.look`."""
+        if appetite.grows:
+            pids = [worker.process.pid or 0 for worker in self._workers]
+            self.size = appetite.look(self.monotonic(), held_up=held_up, begun=begun, cpu=children.cpu_use(pids))
 
     @property
     def busy(self) -> bool:

@@ -23,7 +23,7 @@ from b2s.adapters.btrfs_process import BtrfsProcess
 from b2s.adapters.memory import spool_room_bytes
 from b2s.adapters.spool import Spool
 from b2s.core import events
-from b2s.core.appetite import STARVED_SECONDS, Appetite
+from b2s.core.appetite import HELD_UP_SECONDS, Appetite
 from b2s.core.fetch_board import FetchBoard, StoredSegment
 from b2s.core.manifest import Manifest
 from b2s.core.messages import FeedEnd, SegmentFed, SegmentFetched, StreamFed, TaskFailed, TaskRetried, WorkerReady
@@ -138,7 +138,7 @@ class StreamDownloads:
             context,
             downloader.main,
             (boot, self.plan.s3, self._spool.path, self.plan.slot_bytes),
-            size=self._appetite.downloaders,
+            size=self._appetite.workers,
             stall_seconds=self.plan.s3.stall_timeout.total_seconds(),
             on_started=lambda pid: self.on_child(pid, "downloader"),
             on_lost=self._downloader_lost,
@@ -282,16 +282,14 @@ class _Feeding:
         self._fetch()
         while self.fed is None:
             handles = [self.replies, self.feeding.sentinel, self.downloads.stop, *self.pool.wait_handles()]
-            wait_any(handles, STARVED_SECONDS if self.appetite.grows else TICK_SECONDS)
+            wait_any(handles, HELD_UP_SECONDS if self.appetite.grows else TICK_SECONDS)
             self.downloads.stop.check()
             self.downloads.on_tick()
             feeder_alive = self.feeding.is_alive()
             self._take_feeder_reports()
             if self.fed is None:
                 self._check_receive(feeder_alive)
-            self.pool.size = self.appetite.look(
-                time.monotonic(), starving=self.board.starving, begun=self.board.fed_segments > 0
-            )
+            self.pool.grow(self.appetite, held_up=self.board.starving, begun=self.board.fed_segments > 0)
             for report in self.pool.collect():
                 self._take_fetched(report)
             self._fetch()

@@ -117,3 +117,24 @@ def test_activity_tells_work_from_standing_still(spawn: Spawn) -> None:
     assert children.activity([busy.pid]) == ()
     for child in psutil.Process(waiting.pid).children():
         child.kill()
+
+
+def test_cpu_use_tells_running_from_waiting_for_a_cpu(spawn: Spawn) -> None:
+    """Two that compute on one CPU have half of it each; one that sleeps wants none."""
+    cpu = str(min(os.sched_getaffinity(0)))
+    rivals = [spawn("taskset", "-c", cpu, sys.executable, "-c", "while True: pass") for _ in range(2)]
+    asleep = spawn("sleep", "60")
+    deadline = time.monotonic() + 20
+    while True:
+        use = [children.cpu_use([rival.pid]) for rival in rivals]
+        if all(each.ran_seconds > 0.2 and each.waited_seconds > 0.1 for each in use):
+            break
+        assert time.monotonic() < deadline, use
+        time.sleep(0.1)
+    assert children.cpu_use([asleep.pid]).ran_seconds < 0.1
+    together = children.cpu_use([rival.pid for rival in rivals])
+    assert together.ran_seconds >= sum(each.ran_seconds for each in use)
+    for rival in rivals:
+        rival.kill()
+        rival.wait()
+    assert children.cpu_use([rival.pid for rival in rivals]) == children.cpu_use([])

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from b2s.core.appetite import Appetite
 from b2s.errors import AccessDenied, WorkerFailed
 from b2s.processes.pool import WorkerLost, WorkerPool, wait_any
 from tests.processes import pool_workers
@@ -209,3 +210,25 @@ def test_nobody_is_replaced_at_the_end(pool_of: Callable[..., Watched]) -> None:
         wait_any(watched.pool.wait_handles(), 0.2)
         assert watched.pool.collect() == []
     assert len(watched.started) == 1
+
+
+def test_grows_while_tasks_wait_for_workers_that_do_not_run(pool_of: Callable[..., Watched]) -> None:
+    """The first two of four wait for a line; as long as nothing waits for them there are no others."""
+    appetite = Appetite(4)
+    watched = pool_of(size=appetite.workers)
+    pool = watched.pool
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    for number in range(2):
+        pool.submit("freeze")
+        while sum(worker.task is not None for worker in pool._workers) <= number:
+            assert time.monotonic() < deadline, "nobody takes the task"
+            pool.collect()
+            wait_any(pool.wait_handles(), 0.1)
+    assert not pool.overloaded
+    pool.submit(1)
+    assert pool.overloaded
+    while not pool.collect():
+        assert time.monotonic() < deadline, "the pool does not grow"
+        pool.grow(appetite, held_up=pool.overloaded, begun=True)
+        wait_any(pool.wait_handles(), 0.02)
+    assert (pool.size, len(watched.started)) == (4, 3)  # a third for the task; a fourth has nothing to do

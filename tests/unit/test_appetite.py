@@ -1,59 +1,95 @@
-"""How many downloaders a reader gets."""
+"""How many workers a stream gets."""
 
 from __future__ import annotations
 
 import pytest
 
-from b2s.core.appetite import DOWNLOADERS_AT_FIRST, FIRST_SECONDS, STARVED_SECONDS, WINDOW_SECONDS, Appetite
+from b2s.core.appetite import FIRST_SECONDS, HELD_UP_SECONDS, WINDOW_SECONDS, WORKERS_AT_FIRST, Appetite, CpuUse
+
+IDLE = CpuUse()  # they wait for the line all the time
+
+
+def look(appetite: Appetite, now: float, *, held_up: bool = True, begun: bool = True, cpu: CpuUse = IDLE) -> int:
+    """Look at a stream that by default has begun and is held up by workers that wait for the line."""
+    return appetite.look(now, held_up=held_up, begun=begun, cpu=cpu)
 
 
 def test_begins_with_few_and_never_more_than_there_may_be() -> None:
     """One is one."""
-    assert Appetite(8).downloaders == DOWNLOADERS_AT_FIRST
+    assert Appetite(8).workers == WORKERS_AT_FIRST
     only = Appetite(1)
-    assert (only.downloaders, only.grows) == (1, False)
-    assert [only.look(number, starving=True, begun=True) for number in range(5)] == [1] * 5
+    assert (only.workers, only.grows) == (1, False)
+    assert [look(only, number) for number in range(5)] == [1] * 5
 
 
-def test_reader_that_stands_still_gets_twice_as_many_each_time() -> None:
+def test_stream_that_is_held_up_gets_twice_as_many_each_time() -> None:
     """Up to the most, and then it is not worth looking any more."""
     appetite = Appetite(7)
-    found = [appetite.look(1.01 * number * STARVED_SECONDS, starving=True, begun=True) for number in range(5)]
+    found = [look(appetite, 1.01 * number * HELD_UP_SECONDS) for number in range(5)]
     assert found == [2, 4, 7, 7, 7]
     assert not appetite.grows
 
 
-@pytest.mark.parametrize(("starved_share", "most_given"), [(0.05, 2), (0.15, 2), (0.3, 16), (0.8, 16)])
-def test_the_share_of_the_time_decides_however_short_each_gap_is(starved_share: float, most_given: int) -> None:
+@pytest.mark.parametrize(("share", "most_given"), [(0.05, 2), (0.15, 2), (0.3, 16), (0.8, 16)])
+def test_the_share_of_the_time_decides_however_short_each_gap_is(share: float, most_given: int) -> None:
     """Small segments come often: each gap is short, and their sum may be most of the time."""
     appetite = Appetite(16)
     for number in range(4000):
         begins = number * 0.02
-        appetite.look(begins, starving=True, begun=True)
-        appetite.look(begins + 0.02 * starved_share, starving=False, begun=True)
-    assert appetite.downloaders == most_given
+        look(appetite, begins)
+        look(appetite, begins + 0.02 * share, held_up=False)
+    assert appetite.workers == most_given
 
 
 def test_nothing_is_expected_of_a_stream_that_begins() -> None:
     """Until its first segment came; but a slow line gets more before that."""
     appetite = Appetite(8)
     steps = [number * 0.01 for number in range(200)]
-    assert {appetite.look(now, starving=True, begun=False) for now in steps if now < FIRST_SECONDS} == {2}
-    assert max(appetite.look(now, starving=True, begun=False) for now in steps if now >= FIRST_SECONDS) == 8
+    assert {look(appetite, now, begun=False) for now in steps if now < FIRST_SECONDS} == {2}
+    assert max(look(appetite, now, begun=False) for now in steps if now >= FIRST_SECONDS) == 8
 
 
 def test_line_that_becomes_slow_later_is_noticed() -> None:
     """However long it was fast."""
     appetite = Appetite(8)
     for number in range(10_000):
-        appetite.look(number * 0.1, starving=False, begun=True)
-    slow = [appetite.look(1000 + number * 0.1, starving=True, begun=True) for number in range(100)]
+        look(appetite, number * 0.1, held_up=False)
+    slow = [look(appetite, 1000 + number * 0.1) for number in range(100)]
     assert slow[int(WINDOW_SECONDS / 0.1)] == 8
 
 
 def test_what_was_given_stays() -> None:
-    """A line that was slow once may be so again, and an idle downloader costs nothing."""
+    """A line that was slow once may be so again, and an idle worker costs nothing."""
     appetite = Appetite(4)
-    appetite.look(0.0, starving=True, begun=True)
-    assert appetite.look(STARVED_SECONDS, starving=True, begun=True) == 4
-    assert appetite.look(100.0, starving=False, begun=True) == 4
+    look(appetite, 0.0)
+    assert look(appetite, HELD_UP_SECONDS) == 4
+    assert look(appetite, 100.0, held_up=False) == 4
+
+
+@pytest.mark.parametrize(
+    ("ran", "waited", "most_given"),
+    [
+        (0.33, 0.36, 2),  # two cores that also hold the server: more uploaders would only wait with them
+        (0.14, 0.72, 2),
+        (0.07, 0.01, 16),  # a round trip of 30 ms and 50 MB/s per connection
+        (0.07, 0.20, 16),  # the same on a machine with other work
+        (0.95, 0.02, 16),  # a slow CPU with idle ones beside it
+    ],
+)
+def test_workers_that_wait_for_a_cpu_get_no_company(ran: float, waited: float, most_given: int) -> None:
+    """Shares of each worker's time, as measured on real machines."""
+    appetite, ran_seconds, waited_seconds = Appetite(16), 0.0, 0.0
+    for number in range(200):
+        workers = look(appetite, number * 0.05, cpu=CpuUse(ran_seconds, waited_seconds))
+        ran_seconds += 0.05 * workers * ran
+        waited_seconds += 0.05 * workers * waited
+    assert appetite.workers == most_given
+
+
+def test_cpu_that_was_short_once_does_not_count_for_ever() -> None:
+    """Nor does a worker that died take its times with it."""
+    appetite = Appetite(8)
+    for number in range(100):
+        look(appetite, number * 0.1, cpu=CpuUse(0.05 * number, 0.1 * number))
+    assert appetite.workers == 2
+    assert [look(appetite, 10 + number * 0.1) for number in range(10)][-1] == 8
