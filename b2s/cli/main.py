@@ -22,7 +22,7 @@ from b2s.errors import B2sError, Stopped, UsageError
 
 COMPLETION_VARIABLE = "_B2S_COMPLETE"  # set by the shell, see completion/
 
-_GARBAGE_OBJECTS = 50_000  # new ones before Python looks for garbage; a few MiB at most
+_GARBAGE_OBJECTS = 200_000  # new ones before Python looks for garbage: more than what a whole start makes
 
 _LAST_WORDS = (
     b'{"event":"run_finished","level":"error","exit_code":1,"error":"this host gives b2s no memory to begin"}\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from b2s.adapters import spool
 from b2s.adapters.spool import OWNER_FILE, Spool, sweep
-from b2s.errors import SpoolRefused
+from b2s.core.limits import MIB
+from b2s.errors import SpoolFull, SpoolRefused
 
 RUN_ID = "20260101T000000Z-0000000{}"
 
@@ -64,3 +66,25 @@ def test_owner_that_cannot_be_read_may_live(tmp_path: Path, monkeypatch: pytest.
         broken.setattr(spool.os, "open", failing(os.open, path / OWNER_FILE, errno.EIO))
         assert sweep(tmp_path, lambda owner: False) == []
     assert sweep(tmp_path, lambda owner: False) == [path]
+
+
+@pytest.mark.root
+def test_memory_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot has its whole room, in pages that nobody can take any more, or is refused and leaves nothing."""
+    memory = tmp_path / "shm"
+    memory.mkdir()
+    slot_bytes = 3 * MIB + 4096
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", memory], check=True)
+    try:
+        monkeypatch.setattr(spool, "MEMORY_DIRECTORY", memory)
+        made = Spool.create(memory, RUN_ID.format(0), slot_bytes, {"pid": 1})
+        for slot in range(2):
+            made.allocate(slot)
+        with pytest.raises(SpoolFull, match="no room for a segment"):
+            made.allocate(2)
+        files = sorted(path for path in made.path.iterdir() if path.name != OWNER_FILE)
+        assert [path.stat().st_blocks * 512 >= slot_bytes == path.stat().st_size for path in files] == [True, True]
+        made.slot(1)[:] = b"x" * slot_bytes
+        del made
+    finally:
+        subprocess.run(["umount", "-l", memory], check=True)
