@@ -195,11 +195,11 @@ def test_fork_server_killed_while_it_starts_the_first(make_rig: MakeRig) -> None
     """K04: killed before anybody else is there, it fails the source it was needed for, and not as a bug."""
     rig = make_rig(data_bytes=6 * MIB)
     run = rig.start()
-    run.wait_event("send_started")
     workspace.poll(lambda: run.fork_server() is not None, seconds=10, what="the fork server begins")
     server = run.fork_server()
     assert server is not None
     server.suspend()
+    run.wait_event("send_started")
     server.kill()
     run.wait(20)
     assert rig.assert_failed(run)["error_class"] == "WorkerFailed"

@@ -112,7 +112,7 @@ def test_main_job(make_site: MakeSite, loopfs: Callable[..., LoopFilesystem]) ->
     assert metrics["total_bytes"] == sum(manifest["stream"]["bytes"] for manifest in manifests)
     assert metrics["peak_spool_bytes"] <= (4 + 2) * SEGMENT  # restore.concurrency is 4 without a config
 
-    restore(site, elsewhere / "third", "--at", manifests[2]["created_at"], "--keep", "all")
+    restore(site, elsewhere / "third", "--backup", manifests[2]["backup_id"], "--keep", "all")
     assert_equal(told.states[2], elsewhere / "third")
     site.assert_clean()
 
