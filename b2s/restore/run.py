@@ -158,16 +158,15 @@ class RestoreRun:
                 self._bucket, self._layout, [stored.manifest for stored in missing], self._around.stop.check
             )
             chunks = self._retrieve(chunks)
-        backup_id = chain[-1].manifest.backup_id
-        with Staging.create(target.parent, self._around.boot.run_id, self._owner) as staging:
-            kept = self._receive_missing(missing, chunks, base, staging, store) if missing else base
-            assert kept is not None, "a chain has at least one member"
-            btrfs.create_writable_snapshot(kept.path, str(target))
-            self._log.info(events.RESTORE_CREATED, target=str(target), backup_id=backup_id)
+        kept = self._receive_missing(missing, chunks, base, store, target)
+        btrfs.create_writable_snapshot(kept.path, str(target))
+        self._log.info(events.RESTORE_CREATED, target=str(target), backup_id=chain[-1].manifest.backup_id)
         verified, compared = self._verify(chain[-1].manifest, kept, target)
         if self._request.keep is Keep.NONE:
             store.drop(kept)
-        return Restored(backup_id, target, len(missing), len(chain) - len(missing), verified, compared)
+        return Restored(
+            chain[-1].manifest.backup_id, target, len(missing), len(chain) - len(missing), verified, compared
+        )
 
     def _remove_leftovers(self, beside: Path) -> None:
         """Remove what killed restores left: half-received subvolumes beside the target, spools in memory."""
@@ -219,22 +218,29 @@ class RestoreRun:
         missing: Sequence[Stored],
         chunks: Sequence[PresentChunk],
         base: SubvolumeFacts | None,
-        staging: Staging,
         store: ReceivedStore,
+        target: Path,
     ) -> SubvolumeFacts:
         """Receive the rest of the chain, one backup on top of the other; return the last one as it is kept."""
-        started, kept = time.monotonic(), base
-        downloads = self._downloads([stored.manifest for stored in missing])
-        size = sum(stored.manifest.stream.bytes for stored in missing)
-        self._around.watch.begin(self._request.source, "restore", size)
-        with ending(self._around.watch), downloads:
-            for stored in missing:
-                kept = self._receive_one(stored.manifest, chunks, kept, staging, store, downloads)
-                if stored is not missing[-1]:
-                    staging.empty()
-            staging.empty_meanwhile()
-        self._report(missing, chunks, downloads, time.monotonic() - started)
-        assert kept is not None
+        kept = base
+        if missing:
+            started = time.monotonic()
+            downloads = self._downloads([stored.manifest for stored in missing])
+            staging = Staging.create(target.parent, self._around.boot.run_id, self._owner)
+            size = sum(stored.manifest.stream.bytes for stored in missing)
+            self._around.watch.begin(self._request.source, "restore", size)
+            try:
+                with downloads:
+                    for stored in missing:
+                        kept = self._receive_one(stored.manifest, chunks, kept, staging, store, downloads)
+            except BaseException as error:
+                _clean_up(staging, error)
+                raise
+            finally:
+                self._around.watch.end()
+            staging.remove()
+            self._report(missing, chunks, downloads, time.monotonic() - started)
+        assert kept is not None, "a chain has at least one member"
         return kept
 
     def _receive_one(
@@ -259,6 +265,7 @@ class RestoreRun:
         received = staging.received(openings[0].uuid, openings[0].ctransid)
         _check_parent(received, previous, openings[0])
         kept = store.keep(received, manifest.backup_id)
+        staging.empty()
         if previous is not None and self._request.keep is not Keep.ALL:
             store.drop(previous)
         self._log.info(events.BACKUP_RECEIVED, backup_id=manifest.backup_id, bytes=fed.stream_bytes)
@@ -396,3 +403,12 @@ def _check_parent(received: SubvolumeFacts, previous: SubvolumeFacts | None, ope
         f"btrfs receive applied the incremental to the subvolume {received.parent_uuid}, which is not what was sent",
         hint="another copy of the send parent on this filesystem was changed after it was received; delete that copy",
     )
+
+
+def _clean_up(staging: Staging, error: BaseException) -> None:
+    """Delete what a failed receive left; the first error stays the one to report."""
+    try:
+        staging.remove()
+    except B2sError as later:
+        if isinstance(error, B2sError):
+            error.context["left_behind"] = later.message

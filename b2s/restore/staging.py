@@ -7,8 +7,7 @@
 
 A read-only subvolume cannot be renamed into another directory (EROFS), so what was received is kept as a read-only
 snapshot of it: the kernel hands its `received_uuid` on, and later incrementals apply to it just the same. The original
-is deleted, which takes the kernel 0.2 s for each GiB of it that is in the page cache. It has to be gone before the next
-receive, which would take it for the parent it looks for.
+is deleted with the staging directory.
 """
 
 from __future__ import annotations
@@ -17,10 +16,8 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from b2s.adapters import btrfs
 from b2s.adapters.logs import get_logger
@@ -28,16 +25,7 @@ from b2s.core import events
 from b2s.core.manifest import SnapshotIdentity
 from b2s.core.model import SubvolumeFacts
 from b2s.core.snapshots import is_untouched
-from b2s.errors import (
-    B2sError,
-    BtrfsError,
-    NotASubvolume,
-    SourceMissing,
-    StreamRefused,
-    SubvolumeBusy,
-    TargetExists,
-    UsageError,
-)
+from b2s.errors import BtrfsError, NotASubvolume, SourceMissing, StreamRefused, SubvolumeBusy, TargetExists, UsageError
 
 STAGING_PREFIX = ".b2s-staging-"
 RECEIVED_DIRECTORY = ".b2s-received"
@@ -75,12 +63,11 @@ def check_target(target: Path) -> Path:
 
 
 class Staging:
-    """The staging directory of one run, beside the target; a context manager that leaves nothing of it."""
+    """The staging directory of one run, beside the target."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.receive_path = path / "received"
-        self._deleting: Future[None] | None = None
 
     @classmethod
     def create(cls, beside: Path, run_id: str, owner: dict[str, object]) -> Staging:
@@ -143,37 +130,13 @@ class Staging:
         """
         _delete_content(self.receive_path)
 
-    def empty_meanwhile(self) -> None:
-        """Begin to delete what the last receive left; `remove` waits for it and tells what cannot be deleted."""
-        executor = ThreadPoolExecutor(max_workers=1)
-        self._deleting = executor.submit(_delete_content, self.receive_path)
-        executor.shutdown(wait=False)
-
     def remove(self) -> None:
-        """Delete everything: subvolumes, whole or partial, then the directories.
+        """Delete everything: partial subvolumes, then the directories.
 
         Raises:
             BtrfsError: Something cannot be deleted.
         """
-        if self._deleting is not None:
-            wait([self._deleting])  # what failed there is tried again
         _remove_staging(self.path)
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove it; where that fails after an error, that error stays the one to report."""
-        try:
-            self.remove()
-        except B2sError as later:
-            if error is None:
-                raise
-            if isinstance(error, B2sError):
-                error.context["left_behind"] = later.message
 
 
 def sweep_staging(beside: Path, is_alive: Callable[[dict[str, Any]], bool]) -> list[Path]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from b2s.adapters.btrfs import subvolume_facts
-from b2s.errors import BtrfsError, ReceiveFailed, StreamRefused
-from b2s.restore.staging import ReceivedStore, Staging, sweep_staging
+from b2s.errors import BtrfsError, StreamRefused
+from b2s.restore.staging import ReceivedStore, Staging
 from tests.parts.loopfs import LoopFilesystem
 
 UUID = "3e87cba0-bbdc-2945-8f6f-154934fac652"
@@ -81,31 +80,6 @@ def test_foreign_content_is_not_removed(staging: Staging) -> None:
     with pytest.raises(BtrfsError, match="cannot be removed"):
         staging.remove()
     assert (staging.path / "foreign").exists()
-
-
-def test_what_is_deleted_meanwhile(staging: Staging, filesystem: LoopFilesystem) -> None:
-    """At the end it is gone; what could not be deleted is told then, and the next run finds it."""
-    filesystem.subvolume(inside(staging, filesystem, "subvolume"))
-    held = staging.receive_path / "file"
-    held.write_text("x")
-    subprocess.run(["chattr", "+i", held], check=True)
-    staging.empty_meanwhile()
-    with pytest.raises(BtrfsError, match="cannot be removed"):
-        staging.remove()
-    subprocess.run(["chattr", "-i", held], check=True)
-    assert sweep_staging(filesystem.path, lambda owner: False) == [staging.path]
-    assert list(filesystem.path.iterdir()) == []
-
-
-@pytest.mark.parametrize("foreign", [False, True])
-def test_first_error_is_the_one_to_report(staging: Staging, foreign: bool) -> None:
-    """That something was left behind is added to it."""
-    first = ReceiveFailed("the first")
-    if foreign:
-        (staging.path / "foreign").write_text("x")
-    with pytest.raises(ReceiveFailed, match="the first"), staging:
-        raise first
-    assert ("left_behind" in first.context) == foreign == staging.path.exists()
 
 
 def test_staging_on_a_read_only_filesystem(filesystem: LoopFilesystem) -> None:
