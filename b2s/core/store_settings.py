@@ -102,8 +102,9 @@ class S3Settings(Section):
         le=PART_BYTES_MAX,
     )
     concurrency: int = setting(
-        "Segments in flight at once, one uploader process each; fewer where the spool has no room for them. Memory: a "
-        "process (at most 96 MiB) and, when the spool is not enabled, a segment for each.",
+        "Most segments in flight at once, one uploader process each; fewer where the spool has no room for them, or "
+        "where more would only wait for a CPU. Memory: a process (at most 96 MiB) and, when the spool is not enabled, "
+        "a segment for each.",
         f"a whole number from 1 to {CONCURRENCY_MAX}",
         4,
         ge=1,
