@@ -217,8 +217,8 @@ class RestoreSettings(Section):
         "Days the retrieved copies stay readable.", "a whole number from 1 to 365", 7, ge=1, le=365
     )
     concurrency: int = setting(
-        "Most segments downloaded at once, one downloader process each. Memory: (concurrency + 2) segments of the size they "
-        "were backed up in, and a process (at most 96 MiB) for each.",
+        "Most segments downloaded at once, one downloader process each. Memory: (concurrency + 2) segments of the size "
+        "they were backed up in, and a process (at most 96 MiB) for each.",
         f"a whole number from 1 to {CONCURRENCY_MAX}",
         4,
         ge=1,

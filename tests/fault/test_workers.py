@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from b2s.adapters import children
 from tests.fault.conftest import MakeRig
 from tests.fault.fake_btrfs import fake_btrfs
 from tests.fault.harness import MIB, SEGMENT, Rig
@@ -191,6 +192,12 @@ def test_fork_server_killed(make_rig: MakeRig) -> None:
     rig.check()
 
 
+def _stands_still(run: Run) -> bool:
+    before = children.activity([run.process.pid])
+    time.sleep(0.2)  # the time in which something may happen, not a wait
+    return children.activity([run.process.pid]) == before
+
+
 def test_fork_server_killed_while_it_starts_the_first(make_rig: MakeRig) -> None:
     """K04: killed before anybody else is there, it fails the source it was needed for, and not as a bug."""
     rig = make_rig(data_bytes=6 * MIB)
@@ -200,6 +207,8 @@ def test_fork_server_killed_while_it_starts_the_first(make_rig: MakeRig) -> None
     assert server is not None
     server.suspend()
     run.wait_event("send_started")
+    # Killed before it was asked for a process it would be replaced, and nothing would fail.
+    workspace.poll(lambda: _stands_still(run), seconds=10, what="the supervisor waits for the fork server")
     server.kill()
     run.wait(20)
     assert rig.assert_failed(run)["error_class"] == "WorkerFailed"
