@@ -86,8 +86,10 @@ def test_frozen_chain_killed_at_will_asks_once_for_each_object(
     assert list(elsewhere.path.iterdir()) == []
     front.clear()
     caller.succeed(*command)
-    assert Counter(call.key for call in front.history("RestoreObject")) == Counter(keys)
-    asked = max(call.finished or 0 for call in front.history("RestoreObject"))
+    # One of which only the headers were sent before the kill asks for nothing: no store acts without the body.
+    requests = [call for call in front.history("RestoreObject") if call.request_bytes]
+    assert Counter(call.key for call in requests) == Counter(keys)
+    asked = max(call.finished or 0 for call in requests)
     assert min(call.started for call in front.history("GetObject", key="chunks/")) > asked
     assert differences(tree_digest(origin.snapshots[-1]), tree_digest(elsewhere.path / "restored")) == []
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.parts.loopfs import LoopFilesystem
 from tests.parts.servers import SeaweedServer
+from tests.parts.workspace import poll
 from tests.system.site import PREFIX, SOURCE, Site
 
 pytestmark = pytest.mark.root
@@ -263,7 +264,11 @@ def test_list_and_status_tell_the_story(planned: Planned) -> None:
     (source,) = json.loads(site.b2s.call("list", *site.where(), "--json").stdout)["sources"]
     assert not source["chains"][-1]["whole"]
     site.settings["schedule"] = {"incremental_every": "1s"}
-    assert site.b2s.call("status", *site.configured(), "--check").exit_code == 1
+    poll(
+        lambda: site.b2s.call("status", *site.configured(), "--check").exit_code == 1,
+        seconds=20,
+        what="the last backup is overdue",
+    )
 
 
 def test_json_has_the_fields_of_the_docs(planned: Planned) -> None:
