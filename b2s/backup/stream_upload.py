@@ -19,7 +19,7 @@ from b2s.adapters import children
 from b2s.adapters.btrfs_process import BtrfsProcess, describe_exit
 from b2s.adapters.spool import Spool
 from b2s.core import events
-from b2s.core.appetite import HELD_UP_SECONDS, Appetite
+from b2s.core.appetite import LOOK_SECONDS, Appetite
 from b2s.core.board import FinishedChunk, UploadBoard
 from b2s.core.messages import (
     ChunkOpened,
@@ -213,7 +213,7 @@ class StreamUpload:
             handles = [announced._reader, cutting.sentinel, self.stop, *pool.wait_handles()]  # type: ignore[attr-defined]
             if self._stream_ended is not None:
                 handles.remove(cutting.sentinel)
-            wait_any(handles, HELD_UP_SECONDS if self._appetite.grows else TICK_SECONDS)
+            wait_any(handles, LOOK_SECONDS if self._appetite.grows else TICK_SECONDS)
             self.stop.check()
             chunker_gone = not cutting.is_alive()
             for message in _drain(announced):

@@ -2,7 +2,7 @@
 
 Workers that only wait for a CPU take it from whom they work for: `btrfs send`, `btrfs receive`, and each other. Workers
 that wait for the line are what makes it faster. So a stream begins with few, and gets more as long as it is held up
-by them and the line is what they wait for.
+by them and the line is what they wait for: all there may be where they do little else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ WORKERS_AT_FIRST = 2
 HELD_UP_SECONDS = 0.1  # in sum, before there are twice as many
 HELD_UP_SHARE = 0.2  # of the time, at least
 WINDOW_SECONDS = 5.0  # what was longer ago says nothing about the line as it is now
-FIRST_SECONDS = 0.5  # for so long nothing can be expected of a stream that begins
+LOOK_SECONDS = HELD_UP_SECONDS / 2  # how often it is worth looking
+FIRST_SECONDS = 0.1  # for so long nothing can be expected of a stream that begins
+IDLE_SHARE = 0.75  # of their time, from which on nobody but the line holds them
 CROWDED_SHARE = 0.1  # of their time, that workers may wait for a CPU in any case
 
 
@@ -69,20 +71,23 @@ class Appetite:
         self._is_held_up = held_up and (begun or now_seconds - self._began >= FIRST_SECONDS)
         elapsed = now_seconds - self._since
         if self._held_up >= max(HELD_UP_SECONDS, HELD_UP_SHARE * elapsed):
-            if not self._crowded(elapsed, cpu):
+            waited, blocked = self._shares(elapsed, cpu)
+            if blocked >= IDLE_SHARE:
+                self.workers = self.most
+            elif waited <= max(blocked / 2, CROWDED_SHARE):
                 self.workers = min(self.most, 2 * self.workers)
         elif elapsed < WINDOW_SECONDS:
             return self.workers
         self._since, self._held_up, self._cpu = now_seconds, 0.0, cpu
         return self.workers
 
-    def _crowded(self, elapsed_seconds: float, cpu: CpuUse) -> bool:
-        """Tell whether it is a CPU that the workers wait for, and not the line.
+    def _shares(self, elapsed_seconds: float, cpu: CpuUse) -> tuple[float, float]:
+        """Return for which shares of their time the workers waited for a CPU, and for the line.
 
         Measured 2026-11 on two cores: of the time of two uploaders beside their server a third was waiting for a CPU
         and a third for the server; with a round trip of 30 ms and 50 MB/s per connection it was 1 % and 93 %.
         """
         time_seconds = elapsed_seconds * self.workers
-        waited = cpu.waited_seconds - self._cpu.waited_seconds
-        blocked = time_seconds - waited - (cpu.ran_seconds - self._cpu.ran_seconds)
-        return waited > max(blocked / 2, CROWDED_SHARE * time_seconds)
+        waited = (cpu.waited_seconds - self._cpu.waited_seconds) / time_seconds
+        ran = (cpu.ran_seconds - self._cpu.ran_seconds) / time_seconds
+        return waited, 1.0 - waited - ran

@@ -175,6 +175,7 @@ class UploadBoard:
             chunk.key,
             chunk.upload_id,
             chunk.known.get(segment.segment_index + 1),
+            segment.sha256,
         )
 
     def _complete_if_ready(self, index: int) -> list[UploadTask]:

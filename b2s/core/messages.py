@@ -35,6 +35,7 @@ class SegmentSpooled:
     slot: int
     bytes: int
     last_in_chunk: bool
+    sha256: Sha256 | None = None  # None: the chunker had other things to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class OpenChunk:
 
 @dataclass(frozen=True, slots=True)
 class StoreSegment:
-    """Hash one segment and store it as one part, unless S3 has it already."""
+    """Hash one segment, if nobody has, and store it as one part, unless S3 has it already."""
 
     chunk_index: int
     segment_index: int
@@ -77,6 +78,7 @@ class StoreSegment:
     key: str
     upload_id: str | None  # None: the chunk is stored already, only compare the hash
     known: StoredPart | None  # what S3 has under this number: the same hash means it need not be sent again
+    sha256: Sha256 | None = None  # None: still to be computed
 
 
 @dataclass(frozen=True, slots=True)

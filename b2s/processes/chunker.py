@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 from multiprocessing.connection import Connection
@@ -13,6 +14,7 @@ from typing import Any
 from b2s.adapters import pipe
 from b2s.adapters.spool import Spool
 from b2s.core.messages import SegmentSpooled, SlotFree, SlotUnusable, Stop, StreamEnded
+from b2s.core.model import Sha256
 from b2s.core.sizing import Sizes
 from b2s.core.stream import StreamFrames
 from b2s.errors import SpoolFull
@@ -52,7 +54,8 @@ def _cut(stream: Connection, spool_path: Path, sizes: Sizes, free_slots: Queue[A
             break  # a short segment is only announced when END was seen
         place = sizes.place(segment_number)
         last_in_chunk = place.fills_chunk or frames.ended
-        announcements.put(SegmentSpooled(place.chunk_index, place.segment_index, slot, filled, last_in_chunk))
+        sha256 = _hash_meanwhile(segment[:filled], free_slots)
+        announcements.put(SegmentSpooled(place.chunk_index, place.segment_index, slot, filled, last_in_chunk, sha256))
         segment_number += 1
     stream.close()
     verdict = frames.finish()
@@ -76,6 +79,11 @@ def _next_slot(spool: Spool, free_slots: Queue[Any], announcements: Queue[Any]) 
                 return slot
             case Stop():
                 return None
+
+
+def _hash_meanwhile(content: memoryview, free_slots: Queue[Any]) -> Sha256 | None:
+    """Hash a segment where we would only wait for a slot: its uploader need not keep the line waiting for that."""
+    return Sha256(hashlib.sha256(content).digest()) if free_slots.empty() else None
 
 
 def _fill(descriptor: int, segment: memoryview, frames: StreamFrames) -> int:

@@ -43,7 +43,7 @@ def _measured(task: object, spool: Spool) -> object:
         case OpenChunk(chunk_index):
             return ChunkOpened(chunk_index, "measured")
         case StoreSegment():
-            sha256 = Sha256(hashlib.sha256(spool.slot(task.slot)[: task.bytes]).digest())
+            sha256 = task.sha256 or Sha256(hashlib.sha256(spool.slot(task.slot)[: task.bytes]).digest())
             receipt = Receipt(task.segment_index + 1, task.bytes, sha256, "")
             return SegmentStored(task.chunk_index, task.segment_index, receipt, reused=False)
         case CompleteChunk():

@@ -80,7 +80,7 @@ def _do(task: object, bucket: Bucket, spool: Spool, facts: StoreFacts) -> object
 
 def _store(task: StoreSegment, bucket: Bucket, spool: Spool, facts: StoreFacts) -> SegmentStored | SegmentDiffers:
     body = spool.slot(task.slot)[: task.bytes]
-    sha256 = Sha256(hashlib.sha256(body).digest())
+    sha256 = task.sha256 or Sha256(hashlib.sha256(body).digest())
     known = task.known
     if known is not None and _is_stored(known, body, sha256, facts):
         receipt = Receipt(known.part_number, known.bytes, sha256, known.etag)

@@ -23,7 +23,7 @@ from b2s.adapters.btrfs_process import BtrfsProcess
 from b2s.adapters.memory import spool_room_bytes
 from b2s.adapters.spool import Spool
 from b2s.core import events
-from b2s.core.appetite import HELD_UP_SECONDS, Appetite
+from b2s.core.appetite import LOOK_SECONDS, Appetite
 from b2s.core.fetch_board import FetchBoard, StoredSegment
 from b2s.core.manifest import Manifest
 from b2s.core.messages import FeedEnd, SegmentFed, SegmentFetched, StreamFed, TaskFailed, TaskRetried, WorkerReady
@@ -282,7 +282,7 @@ class _Feeding:
         self._fetch()
         while self.fed is None:
             handles = [self.replies, self.feeding.sentinel, self.downloads.stop, *self.pool.wait_handles()]
-            wait_any(handles, HELD_UP_SECONDS if self.appetite.grows else TICK_SECONDS)
+            wait_any(handles, LOOK_SECONDS if self.appetite.grows else TICK_SECONDS)
             self.downloads.stop.check()
             self.downloads.on_tick()
             feeder_alive = self.feeding.is_alive()

@@ -26,7 +26,7 @@ def main() -> None:
     from b2s.core.manifest_codec import decode
     from b2s.core.settings import LogSettings
     from b2s.core.store_settings import S3Settings
-    from b2s.processes.child import ChildBoot
+    from b2s.processes.child import ChildBoot, process_context
     from b2s.processes.signals import StopRequest
     from b2s.restore.pipeline import DownloadPlan, StreamDownloads
 
@@ -37,6 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     s3 = S3Settings(bucket=options.bucket, prefix=options.prefix, endpoint_url=options.endpoint_url, region="us-east-1")
     bucket = Bucket.connect(s3)
+    process_context()  # as `b2s restore` does: it gets ready while we talk to the store
     layout = Layout(options.prefix, "data")
     newest = max(entry.key for entry in bucket.list_objects(layout.manifests_prefix))
     sequence = layout.parse_manifest_key(newest)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -70,6 +72,7 @@ class Cutter:
                 return segments, message
             assert isinstance(message, SegmentSpooled)
             content = bytes(self.spool.slot(message.slot)[: message.bytes])
+            assert message.sha256 == hashlib.sha256(content).digest()  # there is no slot to go on with
             segments.append((message.chunk_index, message.segment_index, message.last_in_chunk, content))
             self.free_slots.put(SlotFree(0))
 
@@ -95,6 +98,17 @@ def cutter(tmp_path: Path, fresh_forkserver: None) -> Iterator[Cutter]:
     made = Cutter(tmp_path)
     yield made
     made.close()
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_segment_is_hashed_only_while_there_is_no_slot_to_go_on_with(free: bool) -> None:
+    """Where there is one, reading on comes first."""
+    slots: Queue[SlotFree] = process_context().Queue()
+    if free:
+        slots.put(SlotFree(0))
+        assert slots._reader.poll(SECONDS_MAX)  # type: ignore[attr-defined]  # a thread puts it there
+    sha256 = chunker._hash_meanwhile(memoryview(b"segment"), slots)
+    assert sha256 == (None if free else hashlib.sha256(b"segment").digest())
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -23,11 +23,22 @@ def test_begins_with_few_and_never_more_than_there_may_be() -> None:
 
 
 def test_stream_that_is_held_up_gets_twice_as_many_each_time() -> None:
-    """Up to the most, and then it is not worth looking any more."""
-    appetite = Appetite(7)
-    found = [look(appetite, 1.01 * number * HELD_UP_SECONDS) for number in range(5)]
+    """Up to the most, and then it is not worth looking any more. Here they run for half of their time."""
+    appetite, ran_seconds, found = Appetite(7), 0.0, []
+    for number in range(5):
+        found.append(look(appetite, 1.01 * number * HELD_UP_SECONDS, cpu=CpuUse(ran_seconds)))
+        ran_seconds += appetite.workers * HELD_UP_SECONDS / 2
     assert found == [2, 4, 7, 7, 7]
     assert not appetite.grows
+
+
+@pytest.mark.parametrize(("ran_share", "workers"), [(0.24, 64), (0.27, 4)])
+def test_workers_that_do_little_but_wait_for_the_line_get_all_company_at_once(ran_share: float, workers: int) -> None:
+    """A far store is known as such by the first segments, long before one of them is there."""
+    appetite = Appetite(64)
+    look(appetite, 0.0)
+    cpu = CpuUse(ran_share * WORKERS_AT_FIRST * HELD_UP_SECONDS)
+    assert look(appetite, HELD_UP_SECONDS, cpu=cpu) == workers
 
 
 @pytest.mark.parametrize(("share", "most_given"), [(0.05, 2), (0.15, 2), (0.3, 16), (0.8, 16)])
