@@ -310,16 +310,16 @@ class Bench:
             for label, pipeline in peers.items()
             if tools.find(label.split()[0])
         ]
-        ours = self._b2s_restore_null(sink, in_flight) if null else self._b2s_restore(name, sink)
+        ours = self._b2s_restore_null(sink, in_flight) if null else self._b2s_restore(name, sink, in_flight)
         limits = () if null else (self._receive_row(),)
         goal = "into a reader that throws away" if null else "into btrfs receive"
         line = WAN_TEXT if wan else "https"
         return Suite(name, f"Restore over {line}, {goal}", self.fixture.full.bytes, (*limits, *ours, *rows))
 
-    def _b2s_restore(self, name: str, sink: Sink) -> tuple[Row, ...]:
-        case = tools.Case(self.fixture, self.fixture.full, sink, self.work("b2s", name), LAN_IN_FLIGHT)
-        argv = [*tools.b2s_argv(), "restore", "--bucket", sink.bucket, "--prefix", "b2s", "--region", "us-east-1"]
-        argv += ["--endpoint-url", sink.endpoint_url, "--source", "data", "--verify", "none"]
+    def _b2s_restore(self, name: str, sink: Sink, in_flight: int) -> tuple[Row, ...]:
+        case = tools.Case(self.fixture, self.fixture.full, sink, self.work("b2s", name), in_flight)
+        config = str(tools.b2s_config(case, restore={"concurrency": in_flight}))
+        argv = [*tools.b2s_argv(), "--config", config, "restore", "--source", "data", "--verify", "none"]
         argv += ["--target", str(self.target.path / "restored")]
         return (Row("b2s", "b2s", lambda: tools.with_btrfs_times(case, Pipeline([argv])), self._empty_target),)
 
@@ -356,6 +356,7 @@ SUITES = {
         lambda bench: bench.backup("incremental-https", "https", bench.fixture.incremental)
     ),
     "restore-https": SuiteMaker(lambda bench: bench.restore("restore-https", null=False)),
+    "restore-wan": SuiteMaker(lambda bench: bench.restore("restore-wan", null=False, wan=True)),
     "restore-null": SuiteMaker(lambda bench: bench.restore("restore-null", null=True)),
     "restore-null-wan": SuiteMaker(lambda bench: bench.restore("restore-null-wan", null=True, wan=True)),
     "resume": SuiteMaker(lambda bench: bench.resume()),

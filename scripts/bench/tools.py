@@ -209,6 +209,9 @@ def with_btrfs_times(case: Case, pipeline: Pipeline) -> Pipeline:
     return replace(pipeline, environment=environment, btrfs_times=str(times))
 
 
+_OTHER_SECTIONS = ("spool", "send", "restore")
+
+
 def b2s_config(case: Case, **s3: object) -> Path:
     """Write a config with everything at its default but where things are and what is given."""
     config = {
@@ -223,9 +226,9 @@ def b2s_config(case: Case, **s3: object) -> Path:
             "prefix": "b2s",
         }
         | {"concurrency": case.in_flight}
-        | {key: value for key, value in s3.items() if key not in ("spool", "send")},
+        | {key: value for key, value in s3.items() if key not in _OTHER_SECTIONS},
     }
-    config |= {key: value for key, value in s3.items() if key in ("spool", "send")}
+    config |= {key: value for key, value in s3.items() if key in _OTHER_SECTIONS}
     path = case.work / "config.yaml"
     path.write_text(json.dumps(config))
     return path
