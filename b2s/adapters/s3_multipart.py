@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import Any
 
+from b2s.adapters.http_bodies import BodyView
 from b2s.adapters.s3_calls import S3Calls
 from b2s.adapters.s3_errors import clean
 from b2s.adapters.s3_replies import (
@@ -19,7 +20,6 @@ from b2s.adapters.s3_replies import (
     object_facts,
     sha256_of,
 )
-from b2s.adapters.s3_transport import BodyView
 from b2s.core.model import ObjectFacts, Receipt, Sha256, StoreFacts
 from b2s.errors import (
     ChunkDamaged,

@@ -12,10 +12,11 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError
 
+from b2s.adapters.http_bodies import BodyView
 from b2s.adapters.s3_errors import is_not_implemented
 from b2s.adapters.s3_multipart import MultipartCalls
 from b2s.adapters.s3_replies import encode, etag_of, is_md5, object_facts
-from b2s.adapters.s3_transport import SLICE_BYTES, BodyView
+from b2s.adapters.s3_transport import SLICE_BYTES
 from b2s.core.limits import MIB
 from b2s.core.model import ObjectFacts
 from b2s.errors import (

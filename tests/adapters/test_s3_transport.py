@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from b2s.adapters.bandwidth import Bandwidth
+from b2s.adapters.http_bodies import BodyView, Pace, PacedReader
 from b2s.adapters.s3 import Bucket
-from b2s.adapters.s3_transport import BodyView, Pace, _PacedReader
 from b2s.core.store_settings import S3Settings
 from b2s.errors import BucketMissing, CertificateRejected, CredentialsMissing, StoreRefused, StoreUnavailable
 from tests.adapters.conftest import PREFIX, Store, segments_of
@@ -338,7 +338,7 @@ class _Pieces:
 def test_connection_given_up_in_mid_read_loses_no_byte() -> None:
     """A body that comes too slowly: what came stays at its place, and the next read says what is wrong."""
     now = iter([0.0, 1.0, 100.0])
-    reader = _PacedReader(cast(socket.socket, _Pieces()), Pace(10.0, lambda: next(now)))
+    reader = PacedReader(cast(socket.socket, _Pieces()), Pace(10.0, lambda: next(now)))
     buffer = bytearray(100_000)
     assert reader.readinto(buffer) == 6
     assert buffer[:7] == b"abcabc\0"
