@@ -58,7 +58,3 @@ class FakeClock:
         """Let both clocks go on by this much."""
         self._monotonic += seconds
         self._now += timedelta(seconds=seconds)
-
-    def jump_to(self, now: datetime) -> None:
-        """Set only the wall clock, as an administrator or NTP would."""
-        self._now = now

@@ -232,19 +232,6 @@ class State:
             row = (store, source, sequence, etag, hashlib.sha256(body).digest(), body)
             db.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def cached_manifests(self, store: str, source: str) -> dict[int, CachedManifest]:
-        """Return the kept manifests of a source by sequence; those damaged on disk are left out."""
-        with state_file.translated(self._path):
-            rows = self._connection.execute(
-                "SELECT sequence, etag, sha256, body FROM manifest WHERE store = ? AND source = ? ORDER BY sequence",
-                (store, source),
-            ).fetchall()
-        return {
-            sequence: CachedManifest(etag, body)
-            for sequence, etag, sha256, body in rows
-            if hashlib.sha256(body).digest() == sha256
-        }
-
     def cached_manifest(self, store: str, source: str, sequence: int) -> CachedManifest | None:
         """Return one kept manifest; None where it is not kept or was damaged on disk."""
         with state_file.translated(self._path):
@@ -334,11 +321,6 @@ class State:
                 "SELECT source, path, uuid, backup_id FROM snapshot WHERE source = ? ORDER BY path", (source,)
             ).fetchall()
         return [OwnSnapshot(name, os.fsdecode(path), uuid, backup_id) for name, path, uuid, backup_id in rows]
-
-    def forget_snapshot(self, uuid: str) -> None:
-        """Forget a snapshot that was deleted. Durable."""
-        with self._durable() as db:
-            db.execute("DELETE FROM snapshot WHERE uuid = ?", (uuid,))
 
     def forget_snapshot_path(self, path: str) -> None:
         """Forget a snapshot by its path: an announced one that was never made, or is deleted. Durable."""

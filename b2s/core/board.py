@@ -98,11 +98,6 @@ class UploadBoard:
     _slots: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @property
-    def segments_in_flight(self) -> int:
-        """Return how many spool slots are taken by segments that are not stored yet."""
-        return len(self._slots)
-
-    @property
     def done(self) -> bool:
         """Tell whether the stream is confirmed and every chunk of it stored."""
         return self.stream_confirmed and all(chunk.finished for chunk in self._chunks.values())

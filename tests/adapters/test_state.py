@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from b2s.adapters.children import ProcessId
-from b2s.adapters.state import OwnSnapshot, State
+from b2s.adapters.state import CachedManifest, OwnSnapshot, State
 from b2s.core.journal import BackupIntent, StoredChunk
 from b2s.core.manifest import ManifestLink, SendParent, SnapshotIdentity, SourceIdentity
 from b2s.core.model import Kind, Reason, Receipt, Sha256
@@ -74,7 +74,7 @@ def read_all(state: State) -> None:
     """Read everything that can be read."""
     state.unfinished()
     state.progress(INTENT.backup_id)
-    state.cached_manifests("store", "data")
+    state.cached_manifest("store", "data", 1)
     state.outcomes()
     state.children()
     state.own_snapshots("data")
@@ -107,8 +107,8 @@ def test_everything_comes_back_as_it_went_in(tmp_path: Path) -> None:
         assert progress.chunks[0].stored == StoredChunk(1234, "etag", "c29tZQ==-39")
         assert (progress.chunks[1].upload_id, progress.chunks[1].receipts) == ("upload-1", {})
         assert progress.chunks[1].stored is None
-        assert state.cached_manifests("store", "data")[1].body == b'{"a": 1}' * 2000
-        assert state.cached_manifests("other", "data") == {}
+        assert state.cached_manifest("store", "data", 1) == CachedManifest("etag-1", b'{"a": 1}' * 2000)
+        assert state.cached_manifest("other", "data", 1) is None
         assert state.outcomes()["data"].hint == "mend it"
         assert state.children() == [("run-a", ProcessId(123, 4.5), "uploader")]
         assert state.own_snapshots("data") == [OwnSnapshot("data", "/snap/a", "uuid-a", INTENT.backup_id)]
@@ -123,10 +123,10 @@ def test_what_is_over_is_forgotten(tmp_path: Path) -> None:
         state.finish(INTENT.backup_id)
         assert [progress.intent for progress in state.unfinished()] == [FIRST]
         state.forget_manifests("store", "data")
-        assert state.cached_manifests("store", "data") == {}
+        assert state.cached_manifest("store", "data", 1) is None
         state.forget_children("run-a")
         assert state.children() == []
-        state.forget_snapshot("uuid-a")
+        state.forget_snapshot_path("/snap/a")
         assert state.own_snapshots("data") == []
     rows = sqlite3.connect(path)
     assert rows.execute("SELECT count(*) FROM part").fetchone() == (0,)
@@ -467,8 +467,9 @@ def _must_open(path: Path) -> None:
             assert progress.intent == INTENT
             for chunk in progress.chunks.values():
                 assert all(each == receipt(number) for number, each in chunk.receipts.items())
-        for cached in state.cached_manifests("store", "data").values():
-            assert cached.body == b'{"a": 1}' * 2000
+        for sequence in {1, state.newest_cached("store", "data") or 1}:
+            cached = state.cached_manifest("store", "data", sequence)
+            assert cached is None or cached.body == b'{"a": 1}' * 2000
         assert usable(state)
 
 

@@ -50,9 +50,9 @@ def _announce(board: UploadBoard, segments: int, per_chunk: int) -> list[object]
     return tasks
 
 
-def _work(board: UploadBoard, tasks: list[object], pick: st.DataObject | None = None) -> None:
-    """Answer tasks, in any order, until there are none."""
-    todo = list(tasks)
+def _work(board: UploadBoard, tasks: list[object], pick: st.DataObject | None = None) -> list[int]:
+    """Answer tasks, in any order, until there are none; return the slots that became free."""
+    todo, free = list(tasks), []
     while todo:
         position = pick.draw(st.integers(0, len(todo) - 1)) if pick else 0
         match todo.pop(position):
@@ -60,12 +60,15 @@ def _work(board: UploadBoard, tasks: list[object], pick: st.DataObject | None = 
                 todo += board.chunk_opened(ChunkOpened(chunk_index, f"upload{chunk_index}"))
             case StoreSegment() as task:
                 receipt = _receipt(task.segment_index + 1)
-                todo += board.segment_stored(
+                slot, more = board.segment_stored(
                     SegmentStored(task.chunk_index, task.segment_index, receipt, reused=task.known is not None)
-                )[1]
+                )
+                free.append(slot)
+                todo += more
             case CompleteChunk(chunk_index, _, _, receipts):
                 size = sum(receipt.bytes for receipt in receipts)
                 board.chunk_stored(ChunkStored(chunk_index, size, "etag", f"x-{len(receipts)}"))
+    return free
 
 
 @given(segments=st.integers(1, 24), per_chunk=st.integers(1, 5), data=st.data())
@@ -74,14 +77,14 @@ def test_every_stream_becomes_its_chunks_in_any_order_of_reports(
 ) -> None:
     """Whatever order workers report in, all chunks end whole and every slot is free."""
     board = UploadBoard(_key)
-    _work(board, _announce(board, segments, per_chunk), data)
+    free = _work(board, _announce(board, segments, per_chunk), data)
     assert not board.done
-    _work(board, list(board.confirm_stream()), data)
+    free += _work(board, list(board.confirm_stream()), data)
     assert board.done
     chunks = board.finished_chunks()
     assert sum(len(chunk.segment_sha256) for chunk in chunks) == segments
     assert [len(chunk.segment_sha256) for chunk in chunks[:-1]] == [per_chunk] * (len(chunks) - 1)
-    assert board.segments_in_flight == 0
+    assert sorted(free) == list(range(segments))
     assert board.uploaded_bytes == segments * SEGMENT
 
 
