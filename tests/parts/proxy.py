@@ -36,6 +36,8 @@ from .faults import (
 from .http_wire import BLOCK, Broken, Headers, framed, head, phrase, read_headers, read_status
 from .s3_requests import S3Request, parse_request
 
+HISTORY_SECONDS = 2.0  # how long a client may take to read the end of a reply that was sent
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -77,6 +79,7 @@ class _Call:
     reader: BufferedReader
     upstream: socket.socket | None = None
     keep_alive: bool = True
+    answered: bool = False  # all of its reply was sent, or is on its way
     seen: dict[str, int] = field(default_factory=lambda: {"up": 0, "down": 0})
 
 
@@ -97,6 +100,7 @@ class FaultProxy:
         self.bytes_per_second: float | None = None
         self.refusing = False
         self._lock = threading.Lock()
+        self._written_down = threading.Condition(self._lock)
         self._rules: list[Rule] = []
         self._random: RandomFaults | None = None
         self._history: list[Exchange] = []
@@ -105,6 +109,8 @@ class FaultProxy:
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        # Left to itself the kernel would come to hold a whole part of a call that is held here.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BLOCK)
         self.endpoint_url = f"{'https' if tls else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}"
         self._acceptor = threading.Thread(target=self._accept, name="fault-proxy", daemon=True)
         self._acceptor.start()
@@ -152,8 +158,12 @@ class FaultProxy:
                 rule.fault.release(drop=drop)
 
     def history(self, operation: str | None = None, *, key: str = "") -> list[Exchange]:
-        """Return the finished calls in the order they ended, of one operation and keys that contain `key` if given."""
+        """Return the finished calls in the order they ended, of one operation and keys that contain `key` if given.
+
+        A call whose reply a client has read is among them.
+        """
         with self._lock:
+            self._written_down.wait_for(lambda: not any(call.answered for call in self._open.values()), HISTORY_SECONDS)
             done = list(self._history)
         return [call for call in done if operation in (None, call.operation) and key in call.key]
 
@@ -251,6 +261,7 @@ class FaultProxy:
             with self._lock:
                 del self._open[number]
                 self._history.append(done)
+                self._written_down.notify_all()
 
     def _begin(self, request: S3Request, headers: Headers) -> Exchange:
         with self._lock:
@@ -323,11 +334,16 @@ class FaultProxy:
         if not framed:
             shown.append(("Connection", "close"))
         call.exchange = replace(call.exchange, status=status)
+        length = (
+            0 if no_body else next((int(value) for name, value in headers if name.lower() == "content-length"), None)
+        )
+        call.answered = length == 0
         call.client.sendall(head(f"HTTP/1.1 {status} {phrase(status)}", shown))
         if isinstance(fault, ResetDown) and fault.after_bytes == 0:
             raise Broken
         if not no_body:
             for block in self._body(call, answer, headers, "down", to_end=not framed):
+                call.answered = call.seen["down"] == length
                 call.client.sendall(block)
 
     def _respond(self, call: _Call, fault: Respond) -> None:
@@ -335,8 +351,9 @@ class FaultProxy:
         headers = {"Content-Length": str(len(body)), "Content-Type": "application/xml", **fault.headers}
         call.exchange = replace(call.exchange, status=fault.status)
         call.keep_alive = headers["Content-Length"] == str(len(body))
-        call.client.sendall(head(f"HTTP/1.1 {fault.status} {phrase(fault.status)}", list(headers.items())) + body)
         call.seen["down"] += len(body)
+        call.answered = True
+        call.client.sendall(head(f"HTTP/1.1 {fault.status} {phrase(fault.status)}", list(headers.items())) + body)
 
     def _body(
         self, call: _Call, reader: BufferedReader, headers: Headers, way: str, *, to_end: bool = False
