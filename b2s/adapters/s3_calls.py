@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from botocore import xform_name
-from botocore.exceptions import BotoCoreError, ClientError
 
 from b2s.adapters import s3_client
 from b2s.adapters.bandwidth import Bandwidth
 from b2s.adapters.retry import OnRetry, Retrier, never_stop
 from b2s.adapters.s3_errors import S3Call, is_expired, translate
 from b2s.adapters.s3_transport import OnBytes, Transport
-from b2s.errors import StoreRefused, StoreUnavailable
+from b2s.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from b2s.core.store_settings import S3Settings
@@ -72,17 +70,6 @@ class S3Calls:
             )
 
         return cls(settings, transport_of, Retrier(settings.retry_for.total_seconds(), stop=stop, on_retry=on_retry))
-
-    def connect_ahead(self) -> None:
-        """Make ready what the first call will need, its connection too, while there is nothing to send yet.
-
-        What fails here fails again with that call, which tries again and tells.
-        """
-        client: Any = self._connection.client
-        with contextlib.suppress(BotoCoreError, ClientError, OSError, StoreRefused):
-            url = client.generate_presigned_url("head_bucket", {"Bucket": self.settings.bucket})
-            if self._transport is not None:
-                self._transport.connect_ahead(url)
 
     def close(self) -> None:
         """Close the connection; a later call would open it again."""

@@ -17,7 +17,7 @@ import ssl
 import time
 from collections.abc import Callable
 from typing import Any, cast
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.httpsession import get_cert_path
@@ -93,7 +93,9 @@ class Transport:
         """
         url = urlsplit(request.url)
         origin = f"{url.scheme}://{url.netloc}"
-        if self._is_proxied(origin, url.scheme):
+        if origin not in self._proxied:
+            self._proxied[origin] = bool(get_environ_proxies(origin).get(url.scheme))
+        if self._proxied[origin]:
             return None
         where = f"{request.method} to {clean(origin, length_max=200)}"
         try:
@@ -114,17 +116,6 @@ class Transport:
             self.close()
             raise
 
-    def connect_ahead(self, url: str) -> None:
-        """Make the connection that a request to `url` will use.
-
-        Raises:
-            OSError: It could not be made.
-            StoreRefused: The CA bundle cannot be read.
-        """
-        parts = urlsplit(url)
-        if not self._is_proxied(f"{parts.scheme}://{parts.netloc}", parts.scheme):
-            self._connected(parts)
-
     def close(self) -> None:
         """Close the connection; the next request opens another."""
         connection, self._connection = self._connection, None
@@ -134,7 +125,7 @@ class Transport:
 
     def _exchange(self, request: AWSPreparedRequest, target: str) -> AWSResponse:
         url = urlsplit(request.url)
-        connection = self._connected(url)
+        connection = self._connected(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
         pace = Pace(self._stall_timeout_seconds)
         host_given = "Host" in request.headers
         connection.putrequest(request.method, target, skip_host=host_given, skip_accept_encoding=True)
@@ -186,13 +177,7 @@ class Transport:
             return error
         return None
 
-    def _is_proxied(self, origin: str, scheme: str) -> bool:
-        if origin not in self._proxied:
-            self._proxied[origin] = bool(get_environ_proxies(origin).get(scheme))
-        return self._proxied[origin]
-
-    def _connected(self, url: SplitResult) -> http.client.HTTPConnection:
-        scheme, host, port = url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    def _connected(self, scheme: str, host: str, port: int) -> http.client.HTTPConnection:
         origin = (scheme, host, port)
         unread = self._reply is not None and not self._reply.isclosed()
         if unread or self._origin != origin or (self._connection is not None and _is_dropped(self._connection)):
@@ -258,26 +243,8 @@ class _ReadingAhead(http.client.HTTPConnection):
 
 def _is_dropped(connection: http.client.HTTPConnection) -> bool:
     """Tell whether a kept-alive connection is of no use: closed by the peer, or holding unread bytes."""
-    sock = connection.sock
-    if sock is None or (isinstance(sock, TlsStream) and sock.pending):
+    if connection.sock is None or (isinstance(connection.sock, TlsStream) and connection.sock.pending):
         return True
     poll = select.poll()
-    poll.register(sock, select.POLLIN | select.POLLPRI)
-    if not poll.poll(0):
-        return False
-    return not isinstance(sock, ssl.SSLSocket) or not _holds_only_tickets(sock)
-
-
-def _holds_only_tickets(sock: ssl.SSLSocket) -> bool:
-    """Tell whether all that came is what TLS says by itself: a server of TLS 1.3 begins with session tickets."""
-    timeout = sock.gettimeout()
-    sock.settimeout(0)
-    try:
-        sock.recv(1)
-    except ssl.SSLWantReadError:
-        return True
-    except OSError:
-        return False
-    finally:
-        sock.settimeout(timeout)
-    return False
+    poll.register(connection.sock, select.POLLIN | select.POLLPRI)
+    return bool(poll.poll(0))

@@ -62,7 +62,6 @@ def main(
             on_retry=lambda error, attempt, wait: replies.send(TaskRetried(error.to_wire(), attempt, wait)),
             bandwidth=bandwidth,
         )
-        bucket.connect_ahead()  # the first segment is still being read
         serve(tasks, replies, lambda task: signs.of(lambda: _do(task, bucket, spool, facts)))
 
 

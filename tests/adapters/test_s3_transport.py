@@ -160,41 +160,6 @@ def test_connections_are_kept(store_on: Callable[[str], Store]) -> None:
     assert not store.retries
 
 
-def test_connection_made_ahead_is_the_one_that_is_used(https_store: Store, certificate: Path) -> None:
-    """It asks for nothing yet."""
-    settings, proxy = https_store.settings, https_store.proxy
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_CA_BUNDLE", str(certificate))
-        bucket = Bucket.connect(settings)
-        bucket.connect_ahead()
-    connection = bucket._transport._connection  # type: ignore[union-attr]
-    assert connection is not None
-    assert proxy.history() == []
-    bucket.check()
-    assert bucket._transport._connection is connection  # type: ignore[union-attr]
-    bucket.close()
-
-
-def test_what_cannot_be_made_ahead_is_told_by_the_first_call(store_on: Callable[[str], Store], tmp_path: Path) -> None:
-    """Nobody there, no TLS there, a bundle that is not there: with the error and the hint it always had."""
-    store = store_on("moto")
-    (port,) = free_ports(1)
-    tls = store.server.endpoint_url.replace("http://", "https://")
-    for url, bundle, kind in (
-        (f"http://127.0.0.1:{port}", "", StoreUnavailable),
-        (tls, "", (StoreRefused, StoreUnavailable)),
-        (tls, str(tmp_path / "missing.pem"), StoreRefused),
-    ):
-        with pytest.MonkeyPatch.context() as patch:
-            if bundle:
-                patch.setenv("AWS_CA_BUNDLE", bundle)
-            bucket = store.bucket(endpoint_url=url, retry_for="0s", connect_timeout="1s")
-            bucket.connect_ahead()
-            assert bucket._transport._connection is None  # type: ignore[union-attr]
-            with pytest.raises(kind):
-                bucket.check()
-
-
 def test_connection_closed_meanwhile(store_on: Callable[[str], Store]) -> None:
     """A kept connection that the server closed is replaced without a failed try."""
     store = store_on("seaweed")
