@@ -80,7 +80,7 @@ def _do(task: object, bucket: Bucket, spool: Spool, facts: StoreFacts) -> object
 
 def _store(task: StoreSegment, bucket: Bucket, spool: Spool, facts: StoreFacts) -> SegmentStored | SegmentDiffers:
     body = spool.slot(task.slot)[: task.bytes]
-    sha256 = task.sha256 or Sha256(hashlib.sha256(body).digest())
+    sha256 = _hash_of(body, task.sha256, facts)
     known = task.known
     if known is not None and _is_stored(known, body, sha256, facts):
         receipt = Receipt(known.part_number, known.bytes, sha256, known.etag)
@@ -100,6 +100,16 @@ def _store(task: StoreSegment, bucket: Bucket, spool: Spool, facts: StoreFacts) 
             raise SpoolDamaged("the spool returned other bytes than were hashed a moment ago") from error
         raise
     return SegmentStored(task.chunk_index, task.segment_index, receipt, reused=False)
+
+
+def _hash_of(body: memoryview, hashed_before: Sha256 | None, facts: StoreFacts) -> Sha256:
+    """Return the segment's SHA-256; the chunker's is enough where the store compares it with what arrives."""
+    if hashed_before is not None and facts.sha256:
+        return hashed_before
+    sha256 = Sha256(hashlib.sha256(body).digest())
+    if hashed_before not in (None, sha256):
+        raise SpoolDamaged("the spool returned other bytes than came from btrfs send")
+    return sha256
 
 
 def _is_stored(known: StoredPart, body: memoryview, sha256: Sha256, facts: StoreFacts) -> bool:

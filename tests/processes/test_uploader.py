@@ -18,6 +18,7 @@ from b2s.processes import uploader
 from scripts.bench.servers import Certificate, Profile, Sink
 
 FACTS = StoreFacts(sha256=True, content_md5=True, etag_is_md5=True)
+MD5_ONLY = StoreFacts(sha256=False, content_md5=True, etag_is_md5=True)
 CONTENT = b"a segment"
 
 
@@ -32,12 +33,12 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
         connected.close()
 
 
-def store(bucket: Bucket, spool: Spool, sha256: bytes | None) -> object:
+def store(bucket: Bucket, spool: Spool, sha256: bytes | None, facts: StoreFacts = FACTS) -> object:
     """Store what lies in slot 0; `sha256` is what the chunker said."""
     upload_id = bucket.create_upload("p/key")
     known_hash = None if sha256 is None else Sha256(sha256)
     task = StoreSegment(0, 0, 0, len(CONTENT), "p/key", upload_id, None, known_hash)
-    return uploader._do(task, bucket, spool, FACTS)
+    return uploader._do(task, bucket, spool, facts)
 
 
 @pytest.fixture
@@ -50,17 +51,26 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     made.remove()
 
 
+@pytest.mark.parametrize("facts", [FACTS, MD5_ONLY], ids=["sha256", "md5"])
 @pytest.mark.parametrize("hashed_before", [False, True])
-def test_receipt_has_the_hash_whoever_computed_it(bucket: Bucket, spool: Spool, hashed_before: bool) -> None:
-    """The store confirmed it in both cases."""
+def test_receipt_has_the_hash_whoever_computed_it(
+    bucket: Bucket, spool: Spool, hashed_before: bool, facts: StoreFacts
+) -> None:
+    """The store confirmed it in all cases."""
     digest = hashlib.sha256(CONTENT).digest()
-    report = store(bucket, spool, digest if hashed_before else None)
+    report = store(bucket, spool, digest if hashed_before else None, facts)
     assert isinstance(report, SegmentStored)
     assert report.receipt.sha256 == digest
 
 
-def test_spool_that_gives_back_other_bytes_than_were_read_is_noticed(bucket: Bucket, spool: Spool) -> None:
-    """The chunker hashed what came out of the pipe; a bit that flips after that is never stored as a part."""
+@pytest.mark.parametrize("facts", [FACTS, MD5_ONLY], ids=["sha256", "md5"])
+def test_spool_that_gives_back_other_bytes_than_were_read_is_noticed(
+    bucket: Bucket, spool: Spool, facts: StoreFacts
+) -> None:
+    """D04: the chunker hashed what came out of the pipe; a bit that flips after that is never stored as a part.
+
+    By a store that knows SHA-256, or by us: an MD5 of what the spool gives back would be right.
+    """
     spool.slot(0)[3] ^= 1
     with pytest.raises(SpoolDamaged, match="other bytes"):
-        store(bucket, spool, hashlib.sha256(CONTENT).digest())
+        store(bucket, spool, hashlib.sha256(CONTENT).digest(), facts)
