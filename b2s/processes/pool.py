@@ -2,7 +2,7 @@
 
 Every worker has a queue and a reply pipe of its own: a process killed while it reads a shared queue holds its lock
 for ever and would hang the others. A worker has one task at a time. When it dies, or moves no byte for too long,
-its task goes to the front of the line and a new process takes its place.
+its task goes to the front of the line and a new process takes its place; so it does when one never gets ready.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from b2s.processes import forkserver
 DEATHS_PER_TASK_MAX = 200
 STALL_WEIGHT = 10  # deaths: each costs a whole `stall_timeout`
 OWN_EXIT_WEIGHT = 40  # deaths: nobody killed it, so the next one will end there too
-FAILED_STARTS_MAX = 5  # in a row, by their own exit: they will not get better
+FAILED_STARTS_MAX = 5  # in a row, by their own exit or never ready: they will not get better
+START_SECONDS_MIN = 30.0  # that a start may take however soon a task stalls: it may ask for credentials
 DEATHS_IN_A_ROW_MAX = 400  # by any cause, without one task done in between
 KILLED_SECONDS_MAX = 2.0  # a killed process that is still there then waits in the kernel
 
@@ -138,7 +139,7 @@ class WorkerPool:
         """
         for worker in list(self._workers):
             self._read(worker)
-            stalled = worker.task is not None and self.monotonic() - worker.last_sign > self.stall_seconds
+            stalled = self._is_stalled(worker)
             if stalled:
                 worker.process.kill()
             if stalled or not worker.process.is_alive():
@@ -165,6 +166,12 @@ class WorkerPool:
             self._close(worker)
         self._workers.clear()
         self._waiting.clear()
+
+    def _is_stalled(self, worker: _Worker) -> bool:
+        silent_seconds = self.monotonic() - worker.last_sign
+        if not worker.ready:
+            return silent_seconds > max(self.stall_seconds, START_SECONDS_MIN)
+        return worker.task is not None and silent_seconds > self.stall_seconds
 
     def _read(self, worker: _Worker) -> None:
         try:
@@ -197,11 +204,16 @@ class WorkerPool:
         if self._closing:
             return
         self._deaths_in_a_row += 1
-        if not worker.ready and exit_code is not None and exit_code >= 0:
+        if not worker.ready and (stalled or (exit_code is not None and exit_code >= 0)):
             self._failed_starts += 1
         if task is not None:
             task.deaths += STALL_WEIGHT if stalled else OWN_EXIT_WEIGHT if (exit_code or 0) > 0 else 1
             self._waiting.appendleft(task)
+        if self._failed_starts >= FAILED_STARTS_MAX and stalled:
+            raise WorkerFailed(
+                "worker processes do not get ready for any work",
+                hint="look whether what provides the credentials answers; run the same command again to go on",
+            )
         if self._failed_starts >= FAILED_STARTS_MAX or self._deaths_in_a_row >= DEATHS_IN_A_ROW_MAX:
             raise WorkerFailed(
                 f"worker processes die before they do any work, the last with exit code {exit_code}",

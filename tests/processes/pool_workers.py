@@ -39,6 +39,11 @@ def echo(tasks: Queue[Any], replies: Connection) -> None:
         replies.send(task)
 
 
+def never_ready(tasks: Queue[Any], replies: Connection) -> None:
+    """Stand still before being ready, as one whose credentials nobody gives it."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def stillborn(tasks: Queue[Any], replies: Connection) -> None:
     """Die before being ready."""
     os._exit(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import random
@@ -16,7 +17,7 @@ import pytest
 
 from b2s.core.appetite import Appetite
 from b2s.errors import AccessDenied, WorkerFailed
-from b2s.processes.pool import WorkerLost, WorkerPool, wait_any
+from b2s.processes.pool import FAILED_STARTS_MAX, WorkerLost, WorkerPool, wait_any
 from tests.processes import pool_workers
 
 DEADLINE_SECONDS = 60.0
@@ -164,6 +165,20 @@ def test_stillborn_workers_end_the_run(pool_of: Callable[..., Watched]) -> None:
     watched = pool_of(pool_workers.stillborn)
     with pytest.raises(WorkerFailed, match="before they do any work"):
         watched.collect(1)
+
+
+def test_worker_that_never_gets_ready_is_replaced_and_at_last_given_up(pool_of: Callable[..., Watched]) -> None:
+    """K10: one that stands still in its start has no task yet, but tasks wait for it."""
+    watched = pool_of(pool_workers.never_ready, size=1)
+    watched.pool.submit("a task")
+    looks = itertools.count(1)
+    watched.pool.monotonic = lambda: time.monotonic() + 3600.0 * next(looks)
+    try:
+        with pytest.raises(WorkerFailed, match="do not get ready"):
+            watched.collect(1)
+    finally:
+        watched.pool.monotonic = time.monotonic
+    assert [(lost.stalled, lost.task_lost) for lost in watched.lost] == [(True, False)] * FAILED_STARTS_MAX
 
 
 def test_failure_of_a_task_arrives_as_its_error(pool_of: Callable[..., Watched]) -> None:

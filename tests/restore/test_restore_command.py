@@ -16,6 +16,7 @@ import pytest
 
 from b2s.adapters import spool
 from tests.parts import invariants
+from tests.parts.faults import Hold
 from tests.parts.loopfs import LoopFilesystem
 from tests.parts.proxy import FaultProxy
 from tests.parts.servers import CANARY_SECRET, MotoServer, S3Server, SeaweedServer
@@ -154,6 +155,39 @@ def test_what_cannot_receive_asks_for_nothing(
     assert "read-only" in refused.last["error"]
     assert front.history("RestoreObject") == []
     assert list(elsewhere.path.iterdir()) == []
+
+
+def test_quota_reached_is_told_and_the_same_command_succeeds(
+    make_origin: MakeOrigin, seaweed: SeaweedServer, loopfs: Filesystems, tmp_path: Path, proxy: MakeProxy
+) -> None:
+    """B06: EDQUOT in mid-receive is exit 1 with its cure, only ours is gone, and without the quota it works."""
+    origin = make_origin(seaweed, size_bytes=24 << 20)
+    front, elsewhere, caller = proxy(seaweed), loopfs(), Caller(tmp_path, seaweed)
+    mine = elsewhere.subvolume("mine")
+    (mine / "file").write_text("mine")
+    before = tree_digest(mine)
+    subprocess.run(["btrfs", "quota", "enable", elsewhere.path], check=True)
+    held = Hold()
+    front.rule("GetObject", held, key=origin.uploader.chunk_keys()[1], times=None)  # the first makes the subvolume
+    arguments = restore_command(origin, elsewhere.path / "restored", front.endpoint_url)
+    process = started(caller, arguments)
+    try:
+        poll(lambda: any(elsewhere.path.glob(".b2s-staging-*/received/*")), seconds=30, what="a partial subvolume")
+        (partial,) = elsewhere.path.glob(".b2s-staging-*/received/*")
+        subprocess.run(["btrfs", "qgroup", "limit", "1M", partial], check=True)
+    finally:
+        held.release()
+        _, stderr = process.communicate(timeout=60)
+    last = json.loads(stderr.splitlines()[-1])
+    assert (process.returncode, last["exit_code"]) == (1, 1)
+    assert "Disk quota exceeded" in last["error"]
+    assert last["hint"] == "a quota of the target filesystem is reached; raise it and run the same command again"
+    assert list(elsewhere.path.iterdir()) == [mine]
+    assert differences(before, tree_digest(mine)) == []
+    subprocess.run(["btrfs", "quota", "disable", elsewhere.path], check=True)
+    caller.succeed(*arguments)
+    assert differences(tree_digest(origin.snapshots[0]), tree_digest(elsewhere.path / "restored")) == []
+    assert differences(before, tree_digest(mine)) == []
 
 
 def test_archive_without_waiting_exits_5(
