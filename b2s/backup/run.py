@@ -243,7 +243,6 @@ class BackupRun:
     def _probe(self, parts: RunParts, layout: Layout) -> StoreFacts:
         if self._facts is None:
             with parts.stop.interrupting():
-                parts.bucket.check()
                 self._facts = parts.bucket.probe(layout.probe_key)
             self.log.info(
                 events.STORE_PROBED,

@@ -161,7 +161,6 @@ def _restore(
         surroundings = surroundings_of(invocation, choice, stop, watch)
         with stop.interrupting():
             bucket = Bucket.connect(choice.s3, stop=stop.check, on_retry=retry_logger(surroundings.log))
-            bucket.check()
         means = RestoreMeans(choice.s3, policy, settings.concurrency)
         return RestoreRun(request, means, bucket, surroundings).execute()
 
