@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,24 +115,27 @@ class SourceBackup:
             B2sError: Anything else that ended it; it can be resumed.
         """
         sent: list[SnapshotIdentity] = []
-        for attempt in range(UPLOADS_BEGUN_AGAIN_MAX):
+        attempt = 0
+        while True:
             progress = self.parts.state.progress(intent.backup_id)
             resumed = self._resumed(progress, intent.backup_id, say=resuming or attempt > 0)
             try:
-                result = self._upload(
+                with self._uploaded(
                     intent,
                     resumed,
                     facts,
                     _Journal(self, intent),
                     inspect=lambda beginning: sent.append(self._as_sent(intent, beginning)),
-                )
-                break
+                ) as result:
+                    return self._commit(replace(intent, snapshot=sent[-1]), result)
             except UploadGone as error:
-                if attempt + 1 == UPLOADS_BEGUN_AGAIN_MAX:
+                attempt += 1
+                if attempt == UPLOADS_BEGUN_AGAIN_MAX:
                     raise
                 self._begin_again(intent, error)
-                self.log.warning(events.PART_RETRIED, error=error.message, attempt=attempt + 1, wait_seconds=0)
-        intent = replace(intent, snapshot=sent[-1])
+                self.log.warning(events.PART_RETRIED, error=error.message, attempt=attempt, wait_seconds=0)
+
+    def _commit(self, intent: BackupIntent, result: UploadResult) -> Manifest:
         manifest = manifest_of(intent, result.chunks, result.stream_bytes, self.parts.host, self.parts.clock.now())
         with self.parts.stop.interrupting():
             # Uploads whose creation was done but never answered; once committed nothing is due, and nobody would look.
@@ -218,8 +222,8 @@ class SourceBackup:
         decision = Decision(self.source.name, ActionKind.FULL, Reason.FORCED, "measured", sequence=1)
         intent = self._snapshot(decision)
         try:
-            result = self._upload(intent, {}, StoreFacts(True, False, False), _Measured(self), measurer.main)
-            self._report(intent, replace(result, uploaded_bytes=0))
+            with self._uploaded(intent, {}, StoreFacts(True, False, False), _Measured(self), measurer.main) as result:
+                self._report(intent, replace(result, uploaded_bytes=0))
         finally:
             self._delete_snapshot(intent)
 
@@ -233,7 +237,8 @@ class SourceBackup:
             self.log.info(events.BACKUP_RESUMED, backup_id=backup_id, reused_bytes=reusable)
         return resumed
 
-    def _upload(
+    @contextmanager
+    def _uploaded(
         self,
         intent: BackupIntent,
         resumed: dict[int, ResumedChunk],
@@ -241,7 +246,8 @@ class SourceBackup:
         observer: UploadObserver,
         worker_main: Callable[..., None] = uploader.main,
         inspect: Callable[[bytes], None] = lambda beginning: None,
-    ) -> UploadResult:
+    ) -> Iterator[UploadResult]:
+        """Upload the stream; inside it is stored, and what was started for it ends meanwhile."""
         settings = self.parts.settings
         spool = spool_slots(
             on_disk=settings.spool.enabled,
@@ -283,8 +289,8 @@ class SourceBackup:
         if not isinstance(self.parts.progress, NoProgress):  # the estimate is for someone who watches
             estimate = estimate_stream(self.source.path, intent.kind)
             self.parts.progress.begin(self.source.name, str(intent.kind), estimate.bytes, estimate.meaning)
-        with ending(self.parts.progress):
-            return upload.run()
+        with ending(self.parts.progress), upload.stored() as result:
+            yield result
 
     def _child_started(self, pid: int, process: str) -> None:
         self.log.info(events.PROCESS_STARTED, pid=pid, process=process, child_pid=pid, child=process)

@@ -7,7 +7,8 @@ btrfs send -> pipe -> chunker -> spool + queue -> this loop -> a queue per uploa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -21,6 +22,7 @@ from b2s.adapters.spool import Spool
 from b2s.core import events
 from b2s.core.appetite import LOOK_SECONDS, Appetite
 from b2s.core.board import FinishedChunk, UploadBoard
+from b2s.core.leisure import Leisure
 from b2s.core.messages import (
     ChunkOpened,
     ChunkStored,
@@ -132,9 +134,15 @@ class StreamUpload:
         self._appetite = Appetite(self.plan.spool.effective_concurrency)
 
     def run(self) -> UploadResult:
-        """Upload the stream.
+        """Upload the stream as `stored` does, and wait for the end of its processes."""
+        with self.stored() as result:
+            return result
 
-        Returns:
+    @contextmanager
+    def stored(self) -> Iterator[UploadResult]:
+        """Upload the stream; what started for it ends while the result is put to use, and has ended afterwards.
+
+        Yields:
             The stored chunks, in order, once S3 confirmed all of them and `btrfs send` exited 0 after END.
 
         Raises:
@@ -155,24 +163,31 @@ class StreamUpload:
         send: BtrfsProcess | None = None
         cutting: BaseProcess | None = None
         try:
-            reader, writer = context.Pipe(duplex=False)
-            with reader, writer:
-                send = BtrfsProcess.start(self.plan.send_argv, stdout=writer.fileno())
-                self.on_child(send.pid, "btrfs")
-                boot = ChildBoot(self.boot.run_id, "chunker", self.boot.log)
-                arguments = (boot, reader, spool.path, self.plan.sizes, free_slots, announcements)
-                with self.stop.interrupting():  # the first process waits for the fork server and all it imports
-                    cutting = _started(context.Process(target=chunker.main, args=arguments, daemon=True))
-                self.on_child(cutting.pid or 0, "chunker")
-            self._lend(free_slots)
-            with self.stop.interrupting():
-                pool.start()
-            self._route(pool, send, cutting, free_slots, announcements)
+            try:
+                reader, writer = context.Pipe(duplex=False)
+                with reader, writer:
+                    send = BtrfsProcess.start(self.plan.send_argv, stdout=writer.fileno())
+                    self.on_child(send.pid, "btrfs")
+                    boot = ChildBoot(self.boot.run_id, "chunker", self.boot.log)
+                    leisure = Leisure(self.plan.store_facts.sha256, self.board.known_segments(self.plan.sizes))
+                    arguments = (boot, reader, spool.path, self.plan.sizes, leisure, free_slots, announcements)
+                    with self.stop.interrupting():  # the first process waits for the fork server and all it imports
+                        cutting = _started(context.Process(target=chunker.main, args=arguments, daemon=True))
+                    self.on_child(cutting.pid or 0, "chunker")
+                self._lend(free_slots)
+                with self.stop.interrupting():
+                    pool.start()
+                self._submit(pool, self.board.begin())
+                self._route(pool, send, cutting, free_slots, announcements)
+                pool.dismiss()
+                spool.remove_slots()
+            except BaseException as error:
+                self._wind_down(pool, send, error)
+                raise
+            yield self._result(started)
             pool.stop(grace_seconds=2.0)
-        except BaseException as error:
-            self._wind_down(pool, send, error)
-            raise
         finally:
+            pool.stop()
             if cutting is not None:
                 cutting.kill()
                 cutting.join(5)
@@ -180,6 +195,8 @@ class StreamUpload:
                 queue.close()
                 queue.cancel_join_thread()
             spool.remove()
+
+    def _result(self, started: float) -> UploadResult:
         assert self._stream_ended is not None
         return UploadResult(
             chunks=self.board.finished_chunks(),

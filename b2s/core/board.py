@@ -22,7 +22,7 @@ from b2s.core.messages import (
     StoreSegment,
 )
 from b2s.core.model import Receipt, Sha256, StoredPart
-from b2s.core.sizing import composite_sha256
+from b2s.core.sizing import Sizes, composite_sha256, segments_in
 from b2s.errors import StreamChanged
 
 UploadTask = OpenChunk | StoreSegment | CompleteChunk
@@ -102,6 +102,21 @@ class UploadBoard:
         """Tell whether the stream is confirmed and every chunk of it stored."""
         return self.stream_confirmed and all(chunk.finished for chunk in self._chunks.values())
 
+    def known_segments(self, sizes: Sizes) -> int:
+        """Return after how many segments of the stream nothing is known any more of what an earlier run stored."""
+        last = max((index for index, chunk in self.resumed.items() if chunk.known_bytes), default=None)
+        if last is None:
+            return 0
+        chunk = self.resumed[last]
+        return last * sizes.segments_per_chunk + max(
+            max(chunk.parts, default=0),
+            segments_in(chunk.stored.bytes, sizes.segment_size_bytes) if chunk.stored else 0,
+        )
+
+    def begin(self) -> list[UploadTask]:
+        """Have the first chunk opened while its first segment is still being read."""
+        return self._begin_chunk(0)
+
     def finished_chunks(self) -> tuple[FinishedChunk, ...]:
         """Return all chunks in order; only when `done`."""
         return tuple(chunk.finished for _, chunk in sorted(self._chunks.items()) if chunk.finished)
@@ -110,13 +125,10 @@ class UploadBoard:
         """Take in an announced segment."""
         self._slots[segment.chunk_index, segment.segment_index] = segment.slot
         tasks: list[UploadTask] = []
-        chunk = self._chunks.get(segment.chunk_index)
-        if chunk is None:
-            chunk = self._chunks[segment.chunk_index] = self._new_chunk(segment.chunk_index)
-            self._newest = max(self._newest, segment.chunk_index)
-            if chunk.stage is ChunkStage.OPENING:
-                tasks.append(OpenChunk(segment.chunk_index, chunk.key))
+        if segment.chunk_index not in self._chunks:
+            tasks += self._begin_chunk(segment.chunk_index)
             tasks += self._complete_if_ready(segment.chunk_index - 1)
+        chunk = self._chunks[segment.chunk_index]
         if segment.last_in_chunk:
             chunk.segments = segment.segment_index + 1
         if chunk.stage is ChunkStage.OPENING:
@@ -153,6 +165,11 @@ class UploadBoard:
         """Take in that `btrfs send` exited 0 after a whole stream: the last chunk may be completed."""
         self.stream_confirmed = True
         return self._complete_if_ready(self._newest)
+
+    def _begin_chunk(self, index: int) -> list[UploadTask]:
+        chunk = self._chunks[index] = self._new_chunk(index)
+        self._newest = max(self._newest, index)
+        return [OpenChunk(index, chunk.key)] if chunk.stage is ChunkStage.OPENING else []
 
     def _new_chunk(self, index: int) -> _Chunk:
         key = self.key_of(index)

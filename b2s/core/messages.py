@@ -35,7 +35,7 @@ class SegmentSpooled:
     slot: int
     bytes: int
     last_in_chunk: bool
-    sha256: Sha256 | None = None  # None: the chunker had other things to do
+    sha256: Sha256 | None = None  # of what came out of the pipe; None: the chunker had other things to do
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,15 @@
-"""Which spool slots may be filled: the last one freed goes first, a new one only when none is free."""
+"""Which spool slots may be filled: those that were before, and a new one where none of them is free."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-LENT_AHEAD = 2  # so that the chunker never waits for a message while there is room
+LENT_AHEAD = 2  # the one being filled and the next: the chunker never waits for a message while there is room
 
 
 @dataclass(slots=True)
 class SlotLender:
-    """Lends at most `slots` slots, as few different ones as the uploaders' speed allows.
+    """Lends at most `slots` slots; the chunker fills as few different ones as the uploaders' speed allows.
 
     Attributes:
         slots: The budget.
@@ -36,17 +36,12 @@ class SlotLender:
         return len(self._lent)
 
     def lend(self) -> list[int]:
-        """Return the slots to hand to the chunker now."""
-        lent: list[int] = []
-        while len(self._lent) < LENT_AHEAD:
-            if self._free:
-                slot = self._free.pop()
-            elif self._fresh < self.slots:
-                slot, self._fresh = self._fresh, self._fresh + 1
-            else:
-                break
-            self._lent.add(slot)
-            lent.append(slot)
+        """Return the slots to hand to the chunker now: all that are free again, and new ones so that it has two."""
+        lent, self._free = self._free, []
+        while len(self._lent) + len(lent) < LENT_AHEAD and self._fresh < self.slots:
+            lent.append(self._fresh)
+            self._fresh += 1
+        self._lent.update(lent)
         return lent
 
     def filled(self, slot: int) -> None:

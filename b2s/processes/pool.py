@@ -89,6 +89,7 @@ class WorkerPool:
     _waiting: deque[_Task] = field(default_factory=deque)
     _reports: list[Any] = field(default_factory=list)  # read and not handed out yet
     _closing: bool = False
+    _dismissed: bool = False
     _failed_starts: int = 0
     _deaths_in_a_row: int = 0
 
@@ -150,10 +151,16 @@ class WorkerPool:
         reports, self._reports = self._reports, []
         return reports
 
+    def dismiss(self) -> None:
+        """Tell all processes to end as soon as they are idle; `stop` is still to be called."""
+        if not self._dismissed:
+            for worker in self._workers:
+                worker.tasks.put(Stop())
+        self._dismissed = True
+
     def stop(self, grace_seconds: float = 0.0) -> None:
         """End all processes: those idle within the grace exit by themselves, the others are killed."""
-        for worker in self._workers:
-            worker.tasks.put(Stop())
+        self.dismiss()
         deadline = self.monotonic() + grace_seconds
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - self.monotonic()))

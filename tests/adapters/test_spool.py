@@ -68,6 +68,18 @@ def test_owner_that_cannot_be_read_may_live(tmp_path: Path, monkeypatch: pytest.
     assert sweep(tmp_path, lambda owner: False) == [path]
 
 
+def test_slots_that_nobody_needs_go_before_the_spool(tmp_path: Path) -> None:
+    """What is mapped stays readable, and all else of the spool stays."""
+    made = Spool.create(tmp_path, RUN_ID.format(0), 4096, {"pid": 1})
+    made.allocate(0)
+    made.slot(0)[:3] = b"abc"
+    made.remove_slots()
+    assert [path.name for path in made.path.iterdir()] == [OWNER_FILE]
+    assert bytes(made.slot(0)[:3]) == b"abc"
+    made.remove()
+    assert not made.path.exists()
+
+
 @pytest.mark.root
 def test_memory_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot has its whole room, in pages that nobody can take any more, or is refused and leaves nothing."""

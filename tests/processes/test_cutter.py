@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from b2s.adapters.spool import Spool
+from b2s.core.leisure import Leisure
 from b2s.core.messages import SegmentSpooled, SlotFree, Stop, StreamEnded
 from b2s.core.settings import LogSettings
 from b2s.core.sizing import Sizes
@@ -53,7 +54,7 @@ class Cutter:
         boot = ChildBoot("cutter", "chunker", LogSettings(level="warning", format="json"))
         self.process = context.Process(
             target=chunker.main,
-            args=(boot, reader, self.spool.path, SIZES, self.free_slots, self.announcements),
+            args=(boot, reader, self.spool.path, SIZES, Leisure(True, 0), self.free_slots, self.announcements),
             daemon=True,
         )
         forkserver.start(self.process)
@@ -72,7 +73,7 @@ class Cutter:
                 return segments, message
             assert isinstance(message, SegmentSpooled)
             content = bytes(self.spool.slot(message.slot)[: message.bytes])
-            assert message.sha256 == hashlib.sha256(content).digest()  # there is no slot to go on with
+            assert message.sha256 == hashlib.sha256(content).digest()  # nobody else has anything to do
             segments.append((message.chunk_index, message.segment_index, message.last_in_chunk, content))
             self.free_slots.put(SlotFree(0))
 
@@ -100,15 +101,31 @@ def cutter(tmp_path: Path, fresh_forkserver: None) -> Iterator[Cutter]:
     made.close()
 
 
-@pytest.mark.parametrize("free", [False, True])
-def test_segment_is_hashed_only_while_there_is_no_slot_to_go_on_with(free: bool) -> None:
-    """Where there is one, reading on comes first."""
-    slots: Queue[SlotFree] = process_context().Queue()
-    if free:
-        slots.put(SlotFree(0))
-        assert slots._reader.poll(SECONDS_MAX)  # type: ignore[attr-defined]  # a thread puts it there
-    sha256 = chunker._hash_meanwhile(memoryview(b"segment"), slots)
-    assert sha256 == (None if free else hashlib.sha256(b"segment").digest())
+def lent(spool: Spool, *slots: int) -> chunker._Slots:
+    """Return what a chunker sees to which these slots were lent."""
+    queue: Queue[SlotFree] = process_context().Queue()
+    made = chunker._Slots(spool, queue, process_context().Queue())
+    for slot in slots:
+        queue.put(SlotFree(slot))
+        assert queue._reader.poll(SECONDS_MAX)  # type: ignore[attr-defined]  # a thread puts it there
+        assert made.any
+    return made
+
+
+def test_slot_that_has_its_room_goes_first(tmp_path: Path) -> None:
+    """A new one is only made where none of the others is free."""
+    spool = Spool.create(tmp_path / "spool", "slots", SEGMENT, {})
+    slots = lent(spool, 0, 1)
+    assert slots.next() == 0
+    spool.slot(0)
+    slots.announce(SegmentSpooled(0, 0, 0, SEGMENT, False))
+    assert slots.in_flight == 1
+    slots._free_slots.put(SlotFree(0))
+    assert slots._free_slots._reader.poll(SECONDS_MAX)  # type: ignore[attr-defined]
+    assert [slots.next(), slots.next()] == [0, 1]
+    assert slots.in_flight == 0
+    assert not slots.any
+    spool.remove()
 
 
 @pytest.mark.parametrize("length", LENGTHS)

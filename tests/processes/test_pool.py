@@ -211,6 +211,22 @@ def test_reports_beside_a_failure_are_not_lost(pool_of: Callable[..., Watched]) 
     assert (sorted(reports), failures) == (["a", "b"], 2)
 
 
+def test_dismissed_workers_end_by_themselves(pool_of: Callable[..., Watched]) -> None:
+    """They are waited for by `stop`, and nobody takes their end for a loss."""
+    watched = pool_of()
+    for number in range(3):
+        watched.pool.submit(number)
+    watched.collect(3)
+    watched.pool.dismiss()
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while any(worker.process.is_alive() for worker in watched.pool._workers):
+        assert time.monotonic() < deadline, "a worker does not end"
+        time.sleep(0.01)
+    assert {worker.process.exitcode for worker in watched.pool._workers} == {0}
+    watched.pool.stop(2.0)
+    assert watched.lost == []
+
+
 def test_nobody_is_replaced_at_the_end(pool_of: Callable[..., Watched]) -> None:
     """Once nothing new is to begin, a dead worker's task is dropped with it."""
     watched = pool_of(size=1)

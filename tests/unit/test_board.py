@@ -21,7 +21,7 @@ from b2s.core.messages import (
     StoreSegment,
 )
 from b2s.core.model import Receipt, Sha256, StoredPart
-from b2s.core.sizing import composite_sha256
+from b2s.core.sizing import Sizes, composite_sha256
 from b2s.errors import StreamChanged
 
 SEGMENT = 10
@@ -147,6 +147,39 @@ def test_segments_wait_for_their_upload() -> None:
         board.segment_spooled(SegmentSpooled(0, number, number, SEGMENT, last_in_chunk=False))
     tasks = board.chunk_opened(ChunkOpened(0, "upload"))
     assert [task.segment_index for task in tasks if isinstance(task, StoreSegment)] == [0, 1, 2]
+
+
+def test_first_upload_is_opened_before_there_is_anything_to_send() -> None:
+    """Opening it takes a round trip or three, and so does connecting; a stored or open chunk needs neither."""
+    board = UploadBoard(_key)
+    assert board.begin() == [OpenChunk(0, _key(0))]
+    assert not board.done
+    assert board.segment_spooled(SegmentSpooled(0, 0, 0, SEGMENT, last_in_chunk=True)) == []
+    (task,) = board.chunk_opened(ChunkOpened(0, "upload"))
+    assert isinstance(task, StoreSegment)
+    assert UploadBoard(_key, {0: ResumedChunk("old", {1: _part(1)}, None)}).begin() == []
+
+
+@pytest.mark.parametrize(
+    ("resumed", "known"),
+    [
+        ({}, 0),
+        ({0: ResumedChunk("open", {}, None)}, 0),
+        ({0: ResumedChunk("open", {1: _part(1), 3: _part(3)}, None)}, 3),
+        ({0: ResumedChunk(None, {}, StoredChunk(4 * SEGMENT, "etag", "x-4"))}, 4),
+        (
+            {
+                0: ResumedChunk(None, {1: _part(1)}, StoredChunk(4 * SEGMENT, "etag", "x-4")),
+                1: ResumedChunk("open", {1: _part(1)}, None),
+                2: ResumedChunk("open", {}, None),
+            },
+            5,
+        ),
+    ],
+)
+def test_knows_how_far_an_earlier_run_got(resumed: dict[int, ResumedChunk], known: int) -> None:
+    """By parts and by whole chunks, whose parts the journal may have lost."""
+    assert UploadBoard(_key, resumed).known_segments(Sizes(SEGMENT, 4 * SEGMENT)) == known
 
 
 def test_many_chunks_cost_no_more_each_than_few() -> None:
