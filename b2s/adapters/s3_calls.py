@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,10 +23,15 @@ T = TypeVar("T")
 
 
 class S3Calls:
-    """The connection to one bucket. Build it in the process that uses it; not safe for several threads."""
+    """The connection to one bucket. Build it in the process that uses it; not safe for several threads.
+
+    Attributes:
+        round_trip_seconds: What the fastest answer so far took: a round trip and a little; infinite before the first.
+    """
 
     def __init__(self, settings: S3Settings, transport_of: Callable[[str | None], Transport], retrier: Retrier) -> None:
         self.settings = settings
+        self.round_trip_seconds = math.inf
         self._transport_of = transport_of
         self._retrier = retrier
         self._transport: Transport | None = None
@@ -94,6 +101,7 @@ class S3Calls:
         if key is not None:
             parameters["Key"] = key
         method = getattr(self._connection.client, xform_name(operation))
+        began = time.monotonic()
         try:
             reply: dict[str, Any] = method(Bucket=self.settings.bucket, **parameters)
         except Exception as error:
@@ -104,6 +112,7 @@ class S3Calls:
                 raise StoreUnavailable(f"{known.message}; renewed", hint=known.hint, **known.context) from error
             raise known from error
         self._expired_since_success = False
+        self.round_trip_seconds = min(self.round_trip_seconds, time.monotonic() - began)
         return reply
 
     def _retried(self, operation: str, key: str | None = None, **parameters: Any) -> dict[str, Any]:

@@ -164,6 +164,7 @@ class MultipartCalls(S3Calls):
                 sha256=self._refuses(key, upload_id, body, ChecksumSHA256=encode(wrong)),
                 content_md5=self._refuses(key, upload_id, body, ContentMD5=encode(wrong[:16])),
                 etag_is_md5=is_md5(etag_of(reply)) and etag_of(reply) == md5.hex(),
+                round_trip_seconds=self.round_trip_seconds,
             )
         finally:
             self.abort_upload(key, upload_id)

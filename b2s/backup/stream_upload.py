@@ -131,7 +131,7 @@ class StreamUpload:
     def __post_init__(self) -> None:
         """Lend no more slots than the budget holds."""
         self._lender = SlotLender(self.plan.spool.slots)
-        self._appetite = Appetite(self.plan.spool.effective_concurrency)
+        self._appetite = Appetite(self.plan.spool.effective_concurrency, self.plan.store_facts.round_trip_seconds)
 
     def run(self) -> UploadResult:
         """Upload the stream as `stored` does, and wait for the end of its processes."""

@@ -2,7 +2,8 @@
 
 Workers that only wait for a CPU take it from whom they work for: `btrfs send`, `btrfs receive`, and each other. Workers
 that wait for the line are what makes it faster. So a stream begins with few, and gets more as long as it is held up
-by them and the line is what they wait for: all there may be where they do little else.
+by them and the line is what they wait for: all there may be where they do little else, and at once where the store is
+known to be far.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WORKERS_AT_FIRST = 2
+FAR_SECONDS = 0.015  # a store in the same building answers sooner, one in another town later
 HELD_UP_SECONDS = 0.1  # in sum, before there are twice as many
 HELD_UP_SHARE = 0.2  # of the time, at least
 WINDOW_SECONDS = 5.0  # what was longer ago says nothing about the line as it is now
@@ -33,10 +35,12 @@ class Appetite:
 
     Attributes:
         most: Workers there may be, at least 1.
+        round_trip_seconds: What the store took for its fastest answer so far; 0 where nobody knows.
         workers: As many as there should be now.
     """
 
     most: int
+    round_trip_seconds: float = 0.0
     workers: int = WORKERS_AT_FIRST
     _began: float | None = None  # seconds of the caller's clock, like all of these
     _since: float = 0.0
@@ -46,8 +50,9 @@ class Appetite:
     _cpu: CpuUse = CpuUse()  # until then
 
     def __post_init__(self) -> None:
-        """Begin with no more than there may be."""
-        self.workers = min(self.most, self.workers)
+        """Begin with a few, or with all there may be."""
+        far = self.round_trip_seconds >= FAR_SECONDS
+        self.workers = self.most if far else min(self.most, self.workers)
 
     @property
     def grows(self) -> bool:

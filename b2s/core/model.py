@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import NewType
@@ -133,3 +133,4 @@ class StoreFacts:
     sha256: bool  # refuses a part whose SHA-256 header is wrong
     content_md5: bool  # refuses a part whose Content-MD5 is wrong
     etag_is_md5: bool  # a part's ETag is the MD5 of what was stored
+    round_trip_seconds: float = field(default=0.0, compare=False)  # of its fastest answer; 0 where nobody asked

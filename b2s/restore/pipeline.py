@@ -54,13 +54,21 @@ class DownloadPlan:
     spool_parent: Path
     slot_bytes: int  # the longest segment of all streams that will be fetched
     segments: int  # of the longest stream
+    round_trip_seconds: float = 0.0  # of the store's fastest answer; 0 where nobody asked
 
     @classmethod
-    def of(cls, manifests: Sequence[Manifest], s3: S3Settings, concurrency: int, spool_parent: Path) -> DownloadPlan:
+    def of(
+        cls,
+        manifests: Sequence[Manifest],
+        s3: S3Settings,
+        concurrency: int,
+        spool_parent: Path,
+        round_trip_seconds: float = 0.0,
+    ) -> DownloadPlan:
         """Return the plan for the streams of these backups, whatever their sizes."""
         longest = max(min(manifest.segment_size_bytes, manifest.chunks[0].bytes) for manifest in manifests)
         segments = max(sum(len(chunk.segment_sha256) for chunk in manifest.chunks) for manifest in manifests)
-        return cls(s3, concurrency, spool_parent, longest, segments)
+        return cls(s3, concurrency, spool_parent, longest, segments, round_trip_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,8 @@ class StreamDownloads:
         context = process_context()  # a fork, so before the spool: it would keep that locked on after us
         self._slots = spool_slots(self.plan, spool_room_bytes(self.plan.spool_parent))
         self._spool = Spool.create(self.plan.spool_parent, self.boot.run_id, self.plan.slot_bytes, self.owner)
-        self._appetite = Appetite(max(1, min(self.plan.concurrency, self._slots - 1)))
+        most = max(1, min(self.plan.concurrency, self._slots - 1))
+        self._appetite = Appetite(most, self.plan.round_trip_seconds)
         boot = ChildBoot(self.boot.run_id, "downloader", self.boot.log)
         self._pool = WorkerPool(
             context,

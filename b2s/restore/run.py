@@ -272,7 +272,13 @@ class RestoreRun:
         return kept
 
     def _downloads(self, manifests: Sequence[Manifest]) -> StreamDownloads:
-        plan = DownloadPlan.of(manifests, self._means.s3, self._means.concurrency, spool.MEMORY_DIRECTORY)
+        plan = DownloadPlan.of(
+            manifests,
+            self._means.s3,
+            self._means.concurrency,
+            spool.MEMORY_DIRECTORY,
+            self._bucket.round_trip_seconds,
+        )
         around = self._around
         return StreamDownloads(
             plan,

@@ -49,7 +49,7 @@ def main() -> None:
     with (
         open(os.devnull, "wb") as null,
         StreamDownloads(
-            DownloadPlan.of([manifest], s3, options.concurrency, MEMORY_DIRECTORY),
+            DownloadPlan.of([manifest], s3, options.concurrency, MEMORY_DIRECTORY, bucket.round_trip_seconds),
             ChildBoot(f"bench-{secrets.token_hex(4)}", "supervisor", log),
             owner_label("bench"),
             StopRequest(),

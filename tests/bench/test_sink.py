@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_probe_finds_a_store_that_verifies(bucket: Bucket) -> None:
     bucket.check()
     assert bucket.probe("p/probe") == FACTS
     assert bucket.list_uploads("p/") == []
+
+
+def test_probe_tells_how_far_the_store_is(
+    certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round trip of a far store is in every answer, and so in the fastest."""
+    with Sink(Profile("far", https=False, latency_ms=40.0, store=True), tmp_path, certificate) as sink:
+        for name, value in sink.environment.items():
+            monkeypatch.setenv(name, value)
+        bucket = Bucket.connect(S3Settings(bucket=sink.bucket, region="us-east-1", endpoint_url=sink.endpoint_url))
+        assert 0.04 <= bucket.probe("p/probe").round_trip_seconds < math.inf
+        bucket.close()
 
 
 def test_wrong_small_part_is_refused(bucket: Bucket) -> None:

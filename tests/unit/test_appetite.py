@@ -22,6 +22,13 @@ def test_begins_with_few_and_never_more_than_there_may_be() -> None:
     assert [look(only, number) for number in range(5)] == [1] * 5
 
 
+@pytest.mark.parametrize(("round_trip_seconds", "workers"), [(0.0149, WORKERS_AT_FIRST), (0.015, 8)])
+def test_far_store_gets_all_at_once(round_trip_seconds: float, workers: int) -> None:
+    """Its round trips are what workers will wait for; that need not be found out by waiting."""
+    appetite = Appetite(8, round_trip_seconds)
+    assert (appetite.workers, appetite.grows) == (workers, workers < 8)
+
+
 def test_stream_that_is_held_up_gets_twice_as_many_each_time() -> None:
     """Up to the most, and then it is not worth looking any more. Here they run for half of their time."""
     appetite, ran_seconds, found = Appetite(7), 0.0, []
