@@ -7,6 +7,7 @@ code serves both places, `/dev/shm` for streaming and `spool.dir` for a spool on
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -157,10 +158,12 @@ class Spool:
     def remove_slots(self) -> None:
         """Remove the files of all slots, whose content nobody needs any more: whoever still maps one keeps its room.
 
-        Giving 200 MiB of memory back takes 20 ms, which those who end meanwhile then do.
+        Giving 200 MiB of memory back takes 20 ms, which those who end meanwhile then do. What cannot be removed now
+        is left to `remove`.
         """
         for file in self.path.glob(f"{_SLOT_PREFIX}*"):
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def remove(self) -> None:
         """Remove the directory and everything in it."""

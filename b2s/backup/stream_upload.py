@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from b2s.adapters import children
 from b2s.adapters.btrfs_process import BtrfsProcess, describe_exit
 from b2s.adapters.spool import Spool
+from b2s.backup import sending
 from b2s.core import events
 from b2s.core.appetite import LOOK_SECONDS, Appetite
 from b2s.core.board import FinishedChunk, UploadBoard
@@ -43,7 +44,6 @@ from b2s.core.stream_opening import OPENING_BYTES_MAX
 from b2s.core.units import format_duration
 from b2s.errors import (
     B2sError,
-    BtrfsError,
     SendFailed,
     SpoolFull,
     StateError,
@@ -56,8 +56,6 @@ from b2s.processes.child import ChildBoot, process_context
 from b2s.processes.pool import WorkerLost, WorkerPool, wait_any
 from b2s.processes.signals import StopRequest
 
-SEND_EXIT_SECONDS_MAX = 30.0  # between the end of the stream and the end of `btrfs send`
-SEND_STOP_SECONDS = 1.0
 STOP_GRACE_SECONDS = 4.0  # for parts under way when the run is asked to stop
 TICK_SECONDS = 0.5
 
@@ -127,6 +125,8 @@ class StreamUpload:
     _appetite: Appetite = field(init=False)
     _lender: SlotLender = field(init=False)
     _spool: Spool = field(init=False)
+    _send: BtrfsProcess | None = None
+    _cutting: BaseProcess | None = None
 
     def __post_init__(self) -> None:
         """Lend no more slots than the budget holds."""
@@ -155,46 +155,52 @@ class StreamUpload:
         """
         started = time.monotonic()
         context = process_context()
-        spool = Spool.create(self.plan.spool_parent, self.boot.run_id, self.plan.sizes.segment_size_bytes, self.owner)
-        self._spool = spool
-        pool = self._pool(context, spool)
+        self._spool = Spool.create(
+            self.plan.spool_parent, self.boot.run_id, self.plan.sizes.segment_size_bytes, self.owner
+        )
+        pool = self._pool(context)
         free_slots: Queue[Any] = context.Queue()
         announcements: Queue[Any] = context.Queue()
-        send: BtrfsProcess | None = None
-        cutting: BaseProcess | None = None
         try:
             try:
-                reader, writer = context.Pipe(duplex=False)
-                with reader, writer:
-                    send = BtrfsProcess.start(self.plan.send_argv, stdout=writer.fileno())
-                    self.on_child(send.pid, "btrfs")
-                    boot = ChildBoot(self.boot.run_id, "chunker", self.boot.log)
-                    leisure = Leisure(self.plan.store_facts.sha256, self.board.known_segments(self.plan.sizes))
-                    arguments = (boot, reader, spool.path, self.plan.sizes, leisure, free_slots, announcements)
-                    with self.stop.interrupting():  # the first process waits for the fork server and all it imports
-                        cutting = _started(context.Process(target=chunker.main, args=arguments, daemon=True))
-                    self.on_child(cutting.pid or 0, "chunker")
+                send, cutting = self._start_cutting(context, free_slots, announcements)
                 self._lend(free_slots)
                 with self.stop.interrupting():
                     pool.start()
                 self._submit(pool, self.board.begin())
                 self._route(pool, send, cutting, free_slots, announcements)
-                pool.dismiss()
-                spool.remove_slots()
             except BaseException as error:
-                self._wind_down(pool, send, error)
+                self._wind_down(pool, error)
                 raise
+            pool.dismiss()
+            self._spool.remove_slots()
             yield self._result(started)
             pool.stop(grace_seconds=2.0)
         finally:
             pool.stop()
-            if cutting is not None:
-                cutting.kill()
-                cutting.join(5)
+            if self._cutting is not None:
+                self._cutting.kill()
+                self._cutting.join(5)
             for queue in (free_slots, announcements):
                 queue.close()
                 queue.cancel_join_thread()
-            spool.remove()
+            self._spool.remove()
+
+    def _start_cutting(
+        self, context: Any, free_slots: Queue[Any], announcements: Queue[Any]
+    ) -> tuple[BtrfsProcess, BaseProcess]:
+        """Start `btrfs send`, and the chunker that reads its stream."""
+        reader, writer = context.Pipe(duplex=False)
+        with reader, writer:
+            self._send = send = BtrfsProcess.start(self.plan.send_argv, stdout=writer.fileno())
+            self.on_child(send.pid, "btrfs")
+            boot = ChildBoot(self.boot.run_id, "chunker", self.boot.log)
+            leisure = Leisure(self.plan.store_facts.sha256, self.board.known_segments(self.plan.sizes))
+            arguments = (boot, reader, self._spool.path, self.plan.sizes, leisure, free_slots, announcements)
+            with self.stop.interrupting():  # the first process waits for the fork server and all it imports
+                self._cutting = cutting = _started(context.Process(target=chunker.main, args=arguments, daemon=True))
+            self.on_child(cutting.pid or 0, "chunker")
+        return send, cutting
 
     def _result(self, started: float) -> UploadResult:
         assert self._stream_ended is not None
@@ -209,12 +215,12 @@ class StreamUpload:
             elapsed_seconds=time.monotonic() - started,
         )
 
-    def _pool(self, context: Any, spool: Spool) -> WorkerPool:
+    def _pool(self, context: Any) -> WorkerPool:
         boot = ChildBoot(self.boot.run_id, "uploader", self.boot.log)
         return WorkerPool(
             context,
             self.plan.worker_main,
-            (boot, self.plan.s3, self.plan.store_facts, spool.path, spool.slot_bytes),
+            (boot, self.plan.s3, self.plan.store_facts, self._spool.path, self._spool.slot_bytes),
             size=self._appetite.workers,
             stall_seconds=self.plan.s3.stall_timeout.total_seconds(),
             on_started=lambda pid: self.on_child(pid, "uploader"),
@@ -293,29 +299,8 @@ class StreamUpload:
                     raise SpoolFull(message.detail, hint="free space there, or lower s3.segment_size")
             case StreamEnded():
                 self._stream_ended = message
-                self._judge_stream(message, send)
+                sending.judge(send, message, self.stop.check)
                 self._submit(pool, self.board.confirm_stream())
-
-    def _judge_stream(self, ended: StreamEnded, send: BtrfsProcess) -> None:
-        status = self._exit_of(send)
-        if status == 0 and ended.whole:
-            return
-        if status is None:
-            problem = f"btrfs send (pid {send.pid}) does not end after its stream did"
-        elif ended.given_up:
-            problem = f"btrfs send makes no valid stream: {ended.detail}"
-        elif status != 0:
-            problem = f"btrfs send failed: {send.describe_exit()}"
-        else:
-            problem = f"btrfs send exited 0 but {ended.detail}"
-        raise SendFailed(problem, stream_bytes=ended.stream_bytes)
-
-    def _exit_of(self, send: BtrfsProcess) -> int | None:
-        """Wait for the end of a `btrfs send` that has nothing more to say; None when it does not end."""
-        deadline = time.monotonic() + SEND_EXIT_SECONDS_MAX
-        while (status := send.wait(TICK_SECONDS)) is None and time.monotonic() < deadline:
-            self.stop.check()
-        return status
 
     def _take_report(self, report: Any, pool: WorkerPool) -> None:
         self._note(report)
@@ -350,30 +335,19 @@ class StreamUpload:
         for task in tasks:
             pool.submit(task)
 
-    def _wind_down(self, pool: WorkerPool, send: BtrfsProcess | None, error: BaseException) -> None:
+    def _wind_down(self, pool: WorkerPool, error: BaseException) -> None:
         """End the processes; what `btrfs send` said joins the first error, parts under way get a moment."""
         deadline = time.monotonic() + STOP_GRACE_SECONDS
         try:
             pool.begin_nothing_new()
-            if send is not None:
-                self._stop_send(send, error)
+            if self._send is not None:
+                sending.end(self._send, error, self.log)
             if isinstance(error, B2sError):
                 self._let_finish(pool, error, deadline)
         finally:
             pool.stop()
             if isinstance(error, Stopped):
                 forkserver.end()  # perhaps the signal broke off a start: nobody else knows that process
-
-    def _stop_send(self, send: BtrfsProcess, error: BaseException) -> None:
-        """End `btrfs send`. One that even SIGKILL does not end is named and left; the first error stays the first."""
-        try:
-            send.stop(SEND_STOP_SECONDS)
-        except BtrfsError as stuck:
-            self.log.error(events.SEND_FAILED, error=stuck.message, hint=stuck.hint, child_pid=send.pid)
-            if isinstance(error, B2sError):
-                error.hint = f"{stuck.message}: {stuck.hint}"
-        if isinstance(error, B2sError):
-            error.context.setdefault("send_stderr", send.stderr_tail())
 
     def _let_finish(self, pool: WorkerPool, error: B2sError, deadline: float) -> None:
         """Give the parts under way a moment, and tell the observer of those that are stored."""
