@@ -161,8 +161,8 @@ class Spool:
         Giving 200 MiB of memory back takes 20 ms, which those who end meanwhile then do. What cannot be removed now
         is left to `remove`.
         """
-        for file in self.path.glob(f"{_SLOT_PREFIX}*"):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            for file in self.path.glob(f"{_SLOT_PREFIX}*"):
                 file.unlink()
 
     def remove(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -175,16 +175,19 @@ class StreamUpload:
             pool.dismiss()
             self._spool.remove_slots()
             yield self._result(started)
-            pool.stop(grace_seconds=2.0)
+            with suppress(Stopped):  # by a second signal: what was made of the result stands, and no grace is left
+                pool.stop(grace_seconds=2.0)
         finally:
-            pool.stop()
-            if self._cutting is not None:
-                self._cutting.kill()
-                self._cutting.join(5)
-            for queue in (free_slots, announcements):
-                queue.close()
-                queue.cancel_join_thread()
-            self._spool.remove()
+            try:
+                pool.stop()
+            finally:
+                if self._cutting is not None:
+                    self._cutting.kill()
+                    self._cutting.join(5)
+                for queue in (free_slots, announcements):
+                    queue.close()
+                    queue.cancel_join_thread()
+                self._spool.remove()
 
     def _start_cutting(
         self, context: Any, free_slots: Queue[Any], announcements: Queue[Any]

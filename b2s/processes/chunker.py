@@ -100,13 +100,16 @@ class _Slots:
     def next(self) -> int | None:
         """Wait for one with room in it, best one that has it already; None when told to stop.
 
-        One that is used for the first time costs 30 ms of CPU, for zeros, mappings and giving it all back.
+        One that is used for the first time costs 30 ms of CPU, for zeros, mappings and giving it all back. Of the
+        others the one freed last is the best: a cache or the page cache may still have it, and on a disk the rest of
+        a large spool is not written again and again.
         """
         while True:
             self._listen(wait=not self._lent)
             if self._told_to_stop:
                 return None
-            for slot in sorted(self._lent, key=lambda slot: not self._spool.is_mapped(slot)):
+            used_before = [slot for slot in reversed(self._lent) if self._spool.is_mapped(slot)]
+            for slot in used_before or list(self._lent):
                 self._lent.remove(slot)
                 try:
                     self._spool.allocate(slot)

@@ -15,6 +15,7 @@ from b2s.adapters import spool
 from b2s.adapters.spool import OWNER_FILE, Spool, sweep
 from b2s.core.limits import MIB
 from b2s.errors import SpoolFull, SpoolRefused
+from tests.parts.loopfs import LoopFilesystem
 
 RUN_ID = "20260101T000000Z-0000000{}"
 
@@ -76,6 +77,18 @@ def test_slots_that_nobody_needs_go_before_the_spool(tmp_path: Path) -> None:
     made.remove_slots()
     assert [path.name for path in made.path.iterdir()] == [OWNER_FILE]
     assert bytes(made.slot(0)[:3]) == b"abc"
+    made.remove()
+    assert not made.path.exists()
+
+
+@pytest.mark.root
+def test_slots_that_cannot_be_removed_now(loopfs: Callable[[], LoopFilesystem]) -> None:
+    """A disk that fails then must not fail what is stored already."""
+    made = Spool.create(loopfs().path, RUN_ID.format(0), 4096, {"pid": 1})
+    made.allocate(0)
+    subprocess.run(["chattr", "+i", made.path], check=True)
+    made.remove_slots()
+    subprocess.run(["chattr", "-i", made.path], check=True)
     made.remove()
     assert not made.path.exists()
 

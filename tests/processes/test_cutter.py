@@ -128,6 +128,17 @@ def test_slot_that_has_its_room_goes_first(tmp_path: Path) -> None:
     spool.remove()
 
 
+def test_slot_that_was_freed_last_goes_first(tmp_path: Path) -> None:
+    """The rest of a large spool on a disk is left alone, whatever it held when the line was slow."""
+    spool = Spool.create(tmp_path / "spool", "slots", SEGMENT, {})
+    for slot in range(3):
+        spool.allocate(slot)
+        spool.slot(slot)
+    slots = lent(spool, 1, 2, 0, 3)
+    assert [slots.next() for _ in range(4)] == [0, 2, 1, 3]
+    spool.remove()
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_stream_is_cut_where_the_sizes_say(cutter: Cutter, length: int) -> None:
     """Laid end to end the segments are the stream; none is empty, and exactly the last of each chunk says so."""

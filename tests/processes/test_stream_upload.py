@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +102,21 @@ class Setting:
         notes: Notes | None = None,
     ) -> UploadResult:
         """Run one upload."""
+        return self.prepared(
+            chunk_segments=chunk_segments, segment=segment, disk=disk, resumed=resumed, send_argv=send_argv, notes=notes
+        ).run()
+
+    def prepared(
+        self,
+        *,
+        chunk_segments: int = 2,
+        segment: int = SEGMENT,
+        disk: bool = False,
+        resumed: Mapping[int, ResumedChunk] | None = None,
+        send_argv: list[str] | None = None,
+        notes: Notes | None = None,
+    ) -> StreamUpload:
+        """Return one upload that can be run."""
         plan = StreamPlan(
             send_argv=send_argv or btrfs.send_command(str(self.snapshot), None, 1, False),
             sizes=Sizes(segment, chunk_segments * segment),
@@ -117,7 +134,7 @@ class Setting:
             StopRequest(),
             logs.get_logger(),
             lambda pid, process: self.pids.append((pid, process)),
-        ).run()
+        )
 
     def stream(self) -> bytes:
         """Return what `btrfs send` writes."""
@@ -162,6 +179,33 @@ def test_stream_arrives_byte_for_byte(setting: Setting, disk: bool) -> None:
         hashlib.sha256(stream[start : start + SEGMENT]).digest() for start in range(0, len(stream), SEGMENT)
     ]
     assert result.peak_spool_bytes <= 5 * SEGMENT
+    assert not Path(f"/dev/shm/b2s-{RUN_ID}").exists()
+    assert not any(Path(f"/proc/{pid}").exists() for pid, _ in setting.pids)
+
+
+@pytest.mark.parametrize("setting", ["seaweed"], indirect=True)
+def test_second_signal_at_the_end_takes_back_nothing(setting: Setting) -> None:
+    """What was made of the result stands, and everything has ended, though the uploaders hang."""
+
+    def stop_uploaders() -> None:
+        for pid in (pid for pid, process in setting.pids if process == "uploader"):
+            os.kill(pid, signal.SIGSTOP)
+
+    notes = Notes()
+    notes.when = lambda: 0 in notes.reports and stop_uploaders()
+    upload = setting.prepared(chunk_segments=100, notes=notes)
+    before = signal.signal(signal.SIGUSR1, upload.stop._record)
+    timers = [threading.Timer(delay, os.kill, (os.getpid(), signal.SIGUSR1)) for delay in (0.2, 0.3)]
+    try:
+        with upload.stored() as result:
+            assert result.stream_bytes == len(setting.stream())
+            for timer in timers:
+                timer.start()
+        assert upload.stop.signal_number == signal.SIGUSR1
+    finally:
+        for timer in timers:
+            timer.join()
+        signal.signal(signal.SIGUSR1, before)
     assert not Path(f"/dev/shm/b2s-{RUN_ID}").exists()
     assert not any(Path(f"/proc/{pid}").exists() for pid, _ in setting.pids)
 
