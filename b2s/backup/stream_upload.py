@@ -105,7 +105,7 @@ class UploadResult:
 
 @dataclass(slots=True)
 class StreamUpload:
-    """The supervisor of one stream. `run` blocks until everything is stored or something failed."""
+    """The supervisor of one stream. Entering `stored` blocks until everything is stored or something failed."""
 
     plan: StreamPlan
     board: UploadBoard
@@ -132,11 +132,6 @@ class StreamUpload:
         """Lend no more slots than the budget holds."""
         self._lender = SlotLender(self.plan.spool.slots)
         self._appetite = Appetite(self.plan.spool.effective_concurrency, self.plan.store_facts.round_trip_seconds)
-
-    def run(self) -> UploadResult:
-        """Upload the stream as `stored` does, and wait for the end of its processes."""
-        with self.stored() as result:
-            return result
 
     @contextmanager
     def stored(self) -> Iterator[UploadResult]:

@@ -1,8 +1,8 @@
 """The state of one stream's upload: what was reported goes in, the next tasks come out. No I/O, no clock.
 
-A chunk is opened when its first segment is announced, its segments become parts as they come, and it is completed
-when all of them are stored. The newest chunk may be the last of the stream, and the last is completed only after
-`confirm_stream`: nobody knows before whether the stream is whole.
+The first chunk is opened at once, each other when its first segment is announced; segments become parts as they come,
+and a chunk is completed when all of its own are stored. The newest chunk may be the last of the stream, and the last is
+completed only after `confirm_stream`: nobody knows before whether the stream is whole.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ class _Backup:
             s3=self._s3(),
             store_facts=self._bucket.probe(self.layout.probe_key),
         )
-        return StreamUpload(
+        upload = StreamUpload(
             plan,
             UploadBoard(lambda index: self.layout.chunk_key(BACKUP_ID, index), resumed),
             notes,
@@ -237,7 +237,9 @@ class _Backup:
             StopRequest(),
             logs.get_logger(),
             lambda pid, process: None,
-        ).run()
+        )
+        with upload.stored() as result:
+            return result
 
     def _s3(self) -> S3Settings:
         return S3Settings(bucket=self.sink.bucket, endpoint_url=self.sink.endpoint_url, region="us-east-1")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,20 +92,10 @@ class Setting:
         self.tmp_path = tmp_path
         self.pids: list[tuple[int, str]] = []
 
-    def upload(
-        self,
-        *,
-        chunk_segments: int = 2,
-        segment: int = SEGMENT,
-        disk: bool = False,
-        resumed: Mapping[int, ResumedChunk] | None = None,
-        send_argv: list[str] | None = None,
-        notes: Notes | None = None,
-    ) -> UploadResult:
-        """Run one upload."""
-        return self.prepared(
-            chunk_segments=chunk_segments, segment=segment, disk=disk, resumed=resumed, send_argv=send_argv, notes=notes
-        ).run()
+    def upload(self, **options: Any) -> UploadResult:
+        """Run one upload; the options are those of `prepared`."""
+        with self.prepared(**options).stored() as result:
+            return result
 
     def prepared(
         self,
